@@ -1,0 +1,69 @@
+# Two commands for a newcomer:   make        every result and the page, in .venv
+#                                make test   the whole test suite, in the same .venv
+# Both build the environment first, if it is not there yet. ARGS goes on to snakemake or pytest:
+#   make ARGS="--config preset=small"      make test ARGS="-m 'not slow'"
+
+PYTHON ?= python3
+BIN    := .venv/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+
+# An environment is finished when its stamp exists: the stamp is written last and named by what the environment was made
+# from (a moved .venv does not work, hence the folder), so neither a touched file nor a switched branch rebuilds anything.
+PINS    := $(shell { pwd; cat constraints.txt requirements.txt requirements-dev.txt; } | cksum | cut -d ' ' -f 1)
+RUNTIME := .venv/.runtime-$(PINS)
+DEV     := .venv/.dev-$(PINS)
+
+# Settings of the caller that would mix packages from elsewhere into .venv, or install into elsewhere.
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
+
+.PHONY: all test lint clean distclean
+
+all: $(RUNTIME)
+	$(BIN)/snakemake --cores all all $(ARGS)
+	@echo "The page: $(CURDIR)/report/html/index.html"
+
+test: $(DEV)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+# Every product, trained models included; the environment stays.
+clean:
+	rm -rf results/* report/html .snakemake
+
+distclean: clean
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is worth nothing once the Python behind .venv is gone.
+ifneq ($(shell test -x $(BIN)/python && echo alive),alive)
+.PHONY: $(RUNTIME) $(DEV)
+endif
+
+# One line for a Python that will not do, before anything is removed or made.
+can = $(shell $(PYTHON) -c '$(1)' 2>/dev/null && echo yes)
+TOO_OLD = Python 3.11 or newer is needed and "$(PYTHON)" is not: name one, as in  make PYTHON=python3.12
+NO_VENV = "$(PYTHON)" cannot make environments: add its venv module (Debian, Ubuntu: apt install python3-venv)
+
+# Always from an empty folder: pip takes a package that it was killed in the middle of for an installed one.
+# torch comes first and alone, so that a CPU build is taken where the machine's pip settings offer one.
+$(RUNTIME):
+	$(if $(call can,import sys; assert sys.hexversion >= 0x030B0000),,$(error $(TOO_OLD)))
+	$(if $(call can,import venv; import ensurepip),,$(error $(NO_VENV)))
+	@echo "Making .venv, once: PyTorch first, then the rest. This takes some minutes."
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@$(PIP) $$(grep '^torch==' requirements.txt)
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+# The stamps are away while pip works, so that being killed here too leads to a fresh start.
+$(DEV): | $(RUNTIME)
+	@echo "Adding the test and lint tools to .venv."
+	@rm -f $(RUNTIME)
+	@$(PIP) -r requirements-dev.txt
+	@touch $(RUNTIME) $@

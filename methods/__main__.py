@@ -1,0 +1,166 @@
+"""`python -m methods`: what the rules of the workflow call, and what a person can call.
+
+Imports stand inside the commands, so that each loads only what it needs.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from methods.errors import UserError, explain
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        arguments.command(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (line := explain(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m methods", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def command(function, name: str, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=function)
+        sub.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
+        sub.add_argument("--ask", type=json.loads, help="the whole ask as JSON instead (what the workflow passes)")
+        return sub
+
+    sub = command(base, "base", "make the base model file")
+    sub.add_argument("--out", type=Path)
+    sub = command(data, "data", "make a task's tokenised data file")
+    sub.add_argument("task", nargs="?")
+    sub.add_argument("--base", type=Path)
+    sub.add_argument("--out", type=Path)
+    sub = command(run, "run", "train, save, load back and score one method on one task with one seed")
+    sub.add_argument("method", nargs="?")
+    sub.add_argument("task", nargs="?")
+    sub.add_argument("--seed", type=int, default=1)
+    sub.add_argument("--data", type=Path)
+    sub.add_argument("--base", type=Path)
+    sub.add_argument("--teacher", type=Path, help="folder of the teacher's run")
+    sub.add_argument("--init", type=Path, help="folder of the run to start from")
+    sub.add_argument("--out", type=Path, help="folder of this run")
+    sub.add_argument("--processes", type=int, default=1, help="devices to train on together, through accelerate launch")
+    sub.add_argument("--checkpoint-steps", type=int, help="write a checkpoint every so many steps")
+    sub.add_argument("--checkpoint-seconds", type=float, default=60, help="and every so many seconds")
+    sub = command(score, "score", "score a run's stored predictions again, through evaluate, and compare")
+    sub.add_argument("folder", type=Path, help="folder of the run")
+    sub.add_argument("--data", type=Path, required=True)
+    command(prefetch, "prefetch", "copy the preset's hub repositories into the mirror")
+    return parser
+
+
+def base(arguments) -> None:
+    catalogue = None if arguments.ask else _catalogue(arguments)
+    from methods.tasks.base import make
+
+    out = arguments.out or _work(catalogue) / "base.safetensors"
+    make(out, arguments.ask or catalogue.ask_base())
+
+
+def data(arguments) -> None:
+    catalogue = None if arguments.ask else _catalogue(arguments, task=arguments.task)
+    ask = arguments.ask or catalogue.ask_data(arguments.task)
+    from methods.core.files import read_sealed
+    from methods.tasks import demo, encode, hub
+
+    if ask["source"]["source"] == "generated":
+        generated = demo.generate(ask["task"], ask["source"]["seed"])
+        splits = {split: {name: [row[name] for row in rows] for name in rows[0]} for split, rows in generated.items()}
+    else:
+        splits = hub.rows(ask["entry"], ask["source"]["mirror"])
+    tokenizer = read_sealed(arguments.base or _work(catalogue) / "base.safetensors")[0]["tokenizer"].tobytes().decode()
+    encode.write_task(arguments.out or _work(catalogue) / f"data/{ask['task']}.safetensors", ask, tokenizer, splits)
+
+
+def run(arguments) -> None:
+    if arguments.processes > 1 and "LOCAL_RANK" not in os.environ:
+        launch = ["accelerate.commands.launch", f"--num_processes={arguments.processes}", "--module", "methods"]
+        os.execv(sys.executable, [sys.executable, "-m", *launch, *sys.argv[1:]])
+    catalogue = None if arguments.ask else _catalogue(arguments, method=arguments.method, task=arguments.task)
+    ask = arguments.ask or catalogue.ask(arguments.method, arguments.task, arguments.seed)
+    folders = {role: getattr(arguments, role) for role in ask["ancestors"]}
+    for role, (method, task, seed) in ask["ancestors"].items():
+        folders[role] = folders[role] or _work(catalogue) / f"runs/{method}/{task}/{seed}"
+    import importlib
+
+    from methods.core import harness, interrupt
+
+    family = importlib.import_module(f"methods.{ask['spec']['family']}")
+    here = f"runs/{ask['method']}/{ask['task']}/{ask['seed']}"
+    try:
+        record = harness.run(
+            ask,
+            family,
+            arguments.out or _work(catalogue) / here,
+            data_path=arguments.data or _work(catalogue) / f"data/{ask['task']}.safetensors",
+            base_path=arguments.base or _work(catalogue) / "base.safetensors",
+            ancestors=folders,
+            checkpoint_steps=arguments.checkpoint_steps,
+            checkpoint_seconds=arguments.checkpoint_seconds,
+        )
+    except interrupt.Interrupted:
+        raise SystemExit(interrupt.EXIT_CODE) from None
+    print(_told(record), file=sys.stderr)
+
+
+def score(arguments) -> None:
+    from methods.core.rescore import rescore
+
+    for line in rescore(arguments.folder, arguments.data):
+        print(line)
+
+
+def prefetch(arguments) -> None:
+    from methods.tasks import hub
+
+    catalogue = None if arguments.ask else _catalogue(arguments)
+    ask = arguments.ask or {"repositories": catalogue.repositories(), "mirror": catalogue.config["data"]["mirror"]}
+    for folder in hub.prefetch(ask["repositories"], ask["mirror"]):
+        print(f"copied to {folder}")
+
+
+def _catalogue(arguments, method: str | None = None, task: str | None = None):
+    """The configuration as it stands on disk, for a person's call; names are checked before anything slow is loaded."""
+    from workflow import catalogue
+
+    try:
+        config = catalogue.read_yaml(catalogue.ROOT / "config/config.yaml")
+        found = catalogue.load({**config, "preset": arguments.preset} if arguments.preset else config)
+        found.require(method, task)
+    except catalogue.ConfigError as error:
+        raise UserError(str(error)) from None
+    return found
+
+
+def _work(catalogue) -> Path:
+    if catalogue is None:
+        raise UserError("with --ask every file has to be named: --out, --base, --data, and --teacher or --init if asked for.")
+    return Path("results") / catalogue.config["preset"]
+
+
+def _told(record: dict) -> str:
+    asked = record["asked"]
+    name = f"{asked['method']} {asked['task']} seed {asked['seed']}"
+    if record["status"] != "ok":
+        return f"{name}: {record['status']}: {record['reason']}"
+    scores = [f"{protocol} {record['scores'][protocol]['metrics'][record['metric']]:.2f}" for protocol in ("last", "best")]
+    return f"{name}: {record['metric']} {', '.join(scores)} (baseline {record['baseline']['metrics'][record['metric']]:.2f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

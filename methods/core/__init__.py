@@ -1,0 +1,1 @@
+"""The shared training core: data, model, training loop, scores, files and provenance."""

@@ -1,0 +1,271 @@
+"""A run, from its ask to its files: the harness loads, trains, saves, loads back, scores and writes. Methods do none of it.
+
+The score in a run is the score of the model that was read back from its file, in fp32. `run.json` holds nothing
+volatile, so that equal seeds give equal bytes; what the machine was and how long it took stands in `machine.json`.
+"""
+
+import contextlib
+import io
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from methods.core import artifact, data, files, interrupt, provenance, scoring, train
+from methods.core.bert import from_base, read_base
+from methods.core.checkpoints import Checkpoints
+from methods.errors import UserError
+
+PROTOCOLS = ("last", "best")
+OUTPUTS = ("run.json", "machine.json", "last.safetensors", "best.safetensors", "predictions.npz")
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """An earlier run that this one learns from (`teacher`) or starts from (`init`)."""
+
+    folder: Path
+    run: dict
+    protocol: str
+
+    @property
+    def sha256(self) -> str:
+        return self.run["files"][f"{self.protocol}.safetensors"]
+
+    @property
+    def name(self) -> str:
+        return self.run["asked"]["method"]
+
+    @property
+    def score(self) -> float | None:
+        return self.run["scores"] and self.run["scores"][self.protocol]["metrics"][self.run["metric"]]
+
+    def model(self) -> torch.nn.Module:
+        path = self.folder / f"{self.protocol}.safetensors"
+        if path.is_file() and files.sha256_file(path) != self.sha256:
+            raise UserError(f"{path} is damaged (its SHA-256 is not the one in its run.json): delete it and run again.")
+        return artifact.load(path)[0]
+
+    def told(self) -> dict:
+        return {"method": self.name, "seed": self.run["asked"]["seed"], "sha256": self.sha256, "score": self.score}
+
+
+def ancestor(folder: Path, protocol: str) -> Ancestor:
+    return Ancestor(Path(folder), files.read_json(Path(folder) / "run.json"), protocol)
+
+
+def accelerate(wanted: str) -> tuple[Accelerator, str, str | None]:
+    """The device and precision of this machine, and a line where the precision is not the one asked for."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, for equal results
+    precision, note = provenance.precision(wanted, torch.cuda.is_available())
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_flush_denormal(True)
+    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no"), precision, note
+
+
+def run(
+    ask: dict,
+    family: ModuleType,
+    out: Path,
+    *,
+    data_path: Path,
+    base_path: Path,
+    ancestors: dict[str, Path],
+    checkpoint_steps: int | None = None,
+    checkpoint_seconds: float = 60.0,
+) -> dict:
+    """Do what is asked, in `out`; the content of run.json. A run that is already there is left alone."""
+    interrupt.listen()
+    torch.set_num_threads(ask["threads"])
+    accelerator, precision, note = accelerate(ask["precision"])
+    out.mkdir(parents=True, exist_ok=True)
+    with files.lock(out) if accelerator.is_main_process else contextlib.nullcontext():
+        return _run(
+            ask, family, out, data_path, base_path, ancestors, accelerator, precision, note,
+            (checkpoint_steps, checkpoint_seconds),
+        )  # fmt: skip
+
+
+def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precision, note, every) -> dict:
+    started = time.monotonic()
+    title = f"{ask['method']} {ask['task']} seed {ask['seed']}"
+    task, (base, base_sha) = data.load(data_path), read_base(base_path)
+    found = {role: ancestor(folder, ask["primary"]) for role, folder in ancestors.items()}
+    record = _frame(ask, task, base, base_sha, found, precision, accelerator)
+    record["events"] += [note] if note else []
+    identity = files.sha256(files.canonical(record).encode())
+    if (done := _finished(out, identity)) is not None:
+        print(f"{title}: already done in {out}", file=sys.stderr)
+        return done
+    (out / "run.json").unlink(missing_ok=True)  # it is written last: where it stands, everything stands
+    checkpoints = Checkpoints(out / "checkpoints", identity, *every, say=lambda text: print(f"{title}: {text}", file=sys.stderr))
+    failed = next((one for one in found.values() if one.run["status"] != "ok"), None)
+    teacher = found.get("teacher")
+    if failed:
+        return _write_diverged(out, record, identity, "diverged (ancestor)", f"its ancestor {failed.name} {failed.run['status']}")
+    _check_teacher(teacher, ask)
+
+    inputs = {"accelerator": accelerator, "padding": ask["padding"], "max_length": task.meta["max_length"]}
+
+    def predict(model, exact: bool = False) -> dict:
+        outputs = {name: train.predict(model, split, exact=exact, **inputs) for name, split in task.dev.items()}
+        return scoring.predictions(task, outputs)
+
+    init = found["init"].model() if "init" in found else None
+    start = init or from_base(base, task.meta["kind"], len(task.meta["labels"]), ask["seed"])
+    student = family.student(start, ask["spec"])
+    fitted = train.fit(
+        student,
+        family.stages(ask["spec"], ask["budget"]),
+        task.train,
+        lambda model: scoring.score(task, predict(model)),
+        seed=ask["seed"],
+        evaluate_every=ask["budget"]["evaluate_every"],
+        teacher=teacher.model() if teacher else None,
+        checkpoints=checkpoints,
+        title=title,
+        **inputs,
+    )
+    trained = time.monotonic()
+    state = fitted.state
+    record |= {"steps": state.step, "examples_seen": state.examples, "curve": state.curve, "dev": state.dev}
+    record["events"] += state.events
+    if fitted.diverged:
+        return _write_diverged(out, record, identity, "diverged", fitted.diverged)
+
+    scores, kept, sizes, digests = {}, scoring.references(task), {}, {}
+    for protocol, weights, step in (("last", fitted.last, state.step), ("best", fitted.best, state.best_step)):
+        path = out / f"{protocol}.safetensors"
+        meta = _artefact_meta(ask, task, base, base_sha, protocol, step)
+        if accelerator.is_main_process:
+            digests[path.name] = artifact.save(path, weights, student.config, meta)
+        accelerator.wait_for_everyone()
+        model, _ = artifact.load(path)
+        predictions = predict(model.to(accelerator.device), exact=True)
+        scores[protocol] = {"step": step, "metrics": scoring.score(task, predictions)}
+        sizes[protocol] = artifact.size(model.state_dict(), path)
+        for split, arrays in predictions.items():
+            kept |= {f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v for key, v in arrays.items()}
+    if accelerator.is_main_process:
+        digests["predictions.npz"] = _write_npz(out / "predictions.npz", kept)
+        record |= {"status": "ok", "scores": scores, "size": sizes[ask["primary"]], "files": digests}
+        _write_machine(out, started, trained, state.step)
+        files.write_json(out / "run.json", {**record, "identity": identity})
+        checkpoints.clear()
+    return record
+
+
+def _frame(ask: dict, task, base, base_sha: str, found: dict, precision: str, accelerator: Accelerator) -> dict:
+    """What is known of a run before it starts; its hash identifies the run and its checkpoints."""
+    teacher, init = found.get("teacher"), found.get("init")
+    asked = {key: value for key, value in ask.items() if key != "code"}
+    return {
+        "format": 1,
+        "asked": asked,
+        "status": "ok",
+        "reason": None,
+        "metric": task.meta["metrics"][0],
+        "scores": None,
+        "baseline": scoring.baseline(task),
+        "teacher": teacher and teacher.told(),
+        "init": init and {key: value for key, value in init.told().items() if key != "score"},
+        "size": None,
+        "steps": 0,
+        "examples_seen": 0,
+        "curve": [],
+        "dev": [],
+        "files": {},
+        "events": [],
+        "ran_on": {
+            "data": task.meta["data"],
+            "base": {
+                **{key: base.source.get(key) for key in ("source", "id", "revision")},
+                "sha256": base_sha,
+                "layers": base.config["num_hidden_layers"],
+                "hidden": base.config["hidden_size"],
+            },
+            "code": ask["code"],
+            "device": accelerator.device.type,
+            "precision": precision,
+            "threads": ask["threads"],
+            "processes": accelerator.num_processes,
+            "packages": provenance.packages(),
+        },
+    }
+
+
+def _finished(out: Path, identity: str) -> dict | None:
+    """The run that stands in `out`, if it is this very run and whole."""
+    if not (out / "run.json").is_file():
+        return None
+    with contextlib.suppress(UserError, KeyError, OSError):
+        done = files.read_json(out / "run.json")
+        whole = all((out / name).is_file() and files.sha256_file(out / name) == sha for name, sha in done["files"].items())
+        if done["identity"] == identity and whole and (out / "machine.json").is_file():
+            return done
+    return None
+
+
+def _check_teacher(teacher: Ancestor | None, ask: dict) -> None:
+    """A teacher that knows no more than a constant teaches nothing; say so before hours are spent on its students."""
+    if teacher is None or ask["allow_weak_teacher"]:
+        return
+    bar = teacher.run["baseline"]["metrics"][teacher.run["metric"]]
+    if teacher.score <= bar:
+        raise UserError(
+            f"The teacher {teacher.name} on {ask['task']} scores {teacher.score:.1f} {teacher.run['metric']}, no more than "
+            f"the constant baseline's {bar:.1f}: give it a larger budget, or set allow_weak_teacher: true."
+        )
+
+
+def _write_diverged(out: Path, record: dict, identity: str, status: str, reason: str) -> dict:
+    """All declared files of a run that has no scores: a result to show, not an error to hide."""
+    record |= {"status": status, "reason": reason}
+    meta = {"method": record["asked"]["method"], "task": record["asked"]["task"], "reason": reason}
+    digests = {f"{name}.safetensors": artifact.save_diverged(out / f"{name}.safetensors", meta) for name in PROTOCOLS}
+    digests["predictions.npz"] = _write_npz(out / "predictions.npz", {})
+    record["files"] = digests
+    now = time.monotonic()
+    _write_machine(out, now, now, record["steps"])
+    files.write_json(out / "run.json", {**record, "identity": identity})
+    return record
+
+
+def _artefact_meta(ask: dict, task, base, base_sha: str, protocol: str, step: int) -> dict:
+    tokenizer = {"sha256": task.meta["tokenizer"], "base": base_sha, "id": base.source.get("id")}
+    asked = {key: ask[key] for key in ("method", "task", "seed", "preset", "spec", "code")}
+    shape = {key: task.meta[key] for key in ("kind", "labels", "max_length", "span")}
+    return {**asked, **shape, "tokenizer": tokenizer, "protocol": protocol, "step": step}
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    """An .npz with fixed dates, so that equal predictions are equal bytes; objects (pickles) are refused."""
+    import zipfile
+
+    with files.atomic(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in sorted(arrays.items()):
+                content = io.BytesIO()
+                np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), content.getvalue())
+        return files.sha256_file(temporary)
+
+
+def _write_machine(out: Path, started: float, trained: float, steps: int) -> None:
+    now = time.monotonic()
+    files.write_json(
+        out / "machine.json",
+        {
+            **provenance.machine(),
+            "seconds": {"train": trained - started, "evaluate": now - trained, "total": now - started},
+            "steps_per_second": steps / (trained - started) if trained > started else None,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        },
+    )

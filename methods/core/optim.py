@@ -1,0 +1,89 @@
+"""Optimizers and their schedule: fused AdamW, and BertAdam as the Huawei methods' codes use it."""
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+UNDECAYED = ("bias", "LayerNorm.weight")  # as in BERT's own training code
+
+
+class BertAdam(Optimizer):
+    """Adam as BERT's authors wrote it (Devlin et al. 2019; TernaryBERT `transformer/optimization.py`).
+
+    It differs from AdamW in two ways that matter: no bias correction, and the gradient norm is clipped for every tensor
+    by itself instead of over all of them. Weight decay is decoupled: p -= lr * (m / (sqrt(v) + eps) + decay * p).
+    """
+
+    def __init__(self, params, lr: float, betas=(0.9, 0.999), eps: float = 1e-6, weight_decay: float = 0.01, max_norm=1.0):
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "max_norm": max_norm}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if not params:
+                continue
+            for param in params:
+                if not self.state[param]:
+                    self.state[param] = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+            grads = [param.grad for param in params]
+            first = [self.state[param]["exp_avg"] for param in params]
+            second = [self.state[param]["exp_avg_sq"] for param in params]
+            norms = torch._foreach_norm(grads)
+            grads = torch._foreach_mul(grads, [_shrink(norm, group["max_norm"]) for norm in norms])
+            beta1, beta2 = group["betas"]
+            torch._foreach_lerp_(first, grads, 1 - beta1)
+            torch._foreach_mul_(second, beta2)
+            torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
+            scale = torch._foreach_sqrt(second)
+            torch._foreach_add_(scale, group["eps"])
+            update = torch._foreach_div(first, scale)
+            if group["weight_decay"]:
+                torch._foreach_add_(update, params, alpha=group["weight_decay"])
+            torch._foreach_add_(params, update, alpha=-group["lr"])
+
+
+def _shrink(norm: torch.Tensor, max_norm: float) -> torch.Tensor:
+    return torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # clip_grad_norm_'s own guard against a zero norm
+
+
+def build(model: nn.Module, stage) -> Optimizer:
+    """The optimizer of a stage. Parameters tagged `quantizer = True` by the kernel have their own rate and no decay."""
+    groups: dict[str, list] = {"decayed": [], "undecayed": [], "quantizer": []}
+    for name, param in model.named_parameters():
+        if param.requires_grad:
+            kind = "undecayed" if name.endswith(UNDECAYED) else "decayed"
+            groups["quantizer" if getattr(param, "quantizer", False) else kind].append(param)
+    rates = {"quantizer": stage.quantizer_lr or stage.lr}
+    params = [
+        {
+            "params": members,
+            "lr": rates.get(kind, stage.lr),
+            "peak": rates.get(kind, stage.lr),
+            "weight_decay": stage.weight_decay if kind == "decayed" else 0.0,
+        }
+        for kind, members in groups.items()
+        if members
+    ]
+    if stage.optimizer == "bertadam":
+        return BertAdam(params, lr=stage.lr)
+    return AdamW(params, lr=stage.lr, eps=1e-8, fused=True)
+
+
+def set_rate(optimizer: Optimizer, step: int, total: int, warmup: float) -> float:
+    """Linear warm-up over a share of the steps, then linear decay to zero; the factor that was applied.
+
+    `step` counts from 0, so that with a warm-up the first update has rate 0, as in BERT's code.
+    """
+    progress = step / total
+    factor = progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup) if warmup < 1 else 0.0)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    return factor
+
+
+def clip(model: nn.Module, how: str | None) -> None:
+    """Global clipping at norm 1.0; BertAdam clips by itself, and KDLSQ not at all."""
+    if how == "global":
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

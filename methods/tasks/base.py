@@ -1,0 +1,135 @@
+"""The base model file: imported from the hub, a folder or a package, or a micro-BERT pre-trained on generated text."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers.models.bert.configuration_bert import BertConfig
+
+from methods.core import interrupt
+from methods.core.bert import Base, bert, import_base, wordpiece, write_base
+from methods.core.checkpoints import Checkpoints
+from methods.core.data import Split, pack, shuffled
+from methods.core.files import canonical, lock, sha256
+from methods.core.harness import accelerate
+from methods.core.train import Stage, collate, fit, forward, tensors
+from methods.tasks import demo, hub
+
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+HELD_OUT = 0.02  # of the text, to tell how well masked words are guessed
+
+
+def make(out: Path, ask: dict) -> None:
+    base = ask["base"]
+    if base["source"] == "generated":
+        write_base(out, pretrain(base, out, sha256(canonical(ask).encode())))
+        return
+    folder = hub.model_files(base, ask["mirror"])
+    source = {key: base.get(key) for key in ("source", "id", "revision", "sha256")}
+    write_base(out, import_base(folder, source))
+
+
+def pretrain(base: dict, out: Path, identity: str) -> Base:
+    """Masked-word pre-training as BERT's (Devlin et al. 2019, section 3.1), on the demo's generated text."""
+    interrupt.listen()
+    torch.set_num_threads(base["threads"])
+    accelerator, _, _ = accelerate("fp32")
+    tokenizer_json = wordpiece([*SPECIALS, *pieces(demo.vocabulary())])
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    tokenizer.enable_truncation(base["positions"])
+    text = masked(demo.corpus(base["seed"]), tokenizer, base)
+    config = {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "hidden_size": base["hidden"],
+        "num_hidden_layers": base["layers"],
+        "num_attention_heads": base["heads"],
+        "intermediate_size": base["intermediate"],
+        "max_position_embeddings": base["positions"],
+        "hidden_dropout_prob": base["dropout"],
+        "attention_probs_dropout_prob": base["dropout"],
+    }
+    torch.manual_seed(base["seed"])
+    model = bert(BertConfig(**config), "words", 0)
+    stage = Stage(
+        name="masked words",
+        epochs=base["epochs"],
+        lr=base["lr"],
+        batch_size=base["batch_size"],
+        terms={"labels": 1.0},
+        warmup=base["warmup"],
+        weight_decay=0.01,
+        clip="global",
+    )
+    folder = out.with_name(f"{out.name}.checkpoints")
+    with lock(folder):
+        checkpoints = Checkpoints(folder, identity)
+        fit(
+            model,
+            [stage],
+            text["train"],
+            lambda student: {"masked words right": accuracy(student, text["held out"], accelerator, base["positions"])},
+            accelerator=accelerator,
+            seed=base["seed"],
+            padding="bucket",
+            max_length=base["positions"],
+            evaluate_every=500,
+            checkpoints=checkpoints,
+            title="pre-training",
+        )
+        checkpoints.clear()
+    # The pooler was not trained: next-sentence prediction gains nothing (Liu et al. 2019), so it starts at random, seeded.
+    torch.manual_seed(base["seed"])
+    skeleton = bert(BertConfig(**config), "classification", 2).bert
+    skeleton.load_state_dict(model.bert.state_dict(), strict=False)
+    weights = {name: tensor.numpy() for name, tensor in skeleton.state_dict().items()}
+    source = {"source": "generated", "id": "micro-BERT pre-trained on generated text", "revision": f"seed {base['seed']}"}
+    return Base(weights, config, tokenizer_json, source)
+
+
+def pieces(words: list[str]) -> list[str]:
+    """The words, and letters and digits in both positions, so that text from outside is spelled and not unknown."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    return list(dict.fromkeys([*words, *letters, *(f"##{letter}" for letter in letters)]))
+
+
+def masked(texts, tokenizer: Tokenizer, base: dict) -> dict[str, Split]:
+    """Rows with words hidden, each text several times with other words hidden.
+
+    Of the chosen words eight in ten become [MASK], one a random word, and one stays (Devlin et al. 2019, appendix A.1).
+    """
+    encodings = tokenizer.encode_batch([(a, b) if b else a for a, b in texts])
+    random = np.random.default_rng(base["seed"])
+    mask, words = tokenizer.token_to_id("[MASK]"), tokenizer.get_vocab_size()
+    count = int(len(encodings) * HELD_OUT)
+    splits = {}
+    for name, members, copies in (("held out", encodings[:count], 1), ("train", encodings[count:], base["copies"])):
+        rows, first, targets = [], [], []
+        for encoding in members * copies:
+            ids = np.array(encoding.ids)
+            ordinary = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
+            chosen = ordinary[random.random(len(ordinary)) < base["masked"]]
+            chosen = chosen if len(chosen) else ordinary[:1]
+            target = np.full(len(ids), -100, np.int64)
+            target[chosen] = ids[chosen]
+            fate = random.random(len(chosen))
+            swapped = np.where(fate < 0.8, mask, random.integers(len(SPECIALS), words, len(chosen)))
+            ids[chosen] = np.where(fate < 0.9, swapped, ids[chosen])
+            rows.append(ids.tolist())
+            first.append(encoding.type_ids.index(1) if 1 in encoding.type_ids else len(ids))
+            targets.append(target)
+        splits[name] = pack(rows, first, targets={"words": np.concatenate(targets)})
+    return splits
+
+
+@torch.no_grad()
+def accuracy(model, split: Split, accelerator, max_length: int) -> float:
+    """Percent of hidden words that the model guesses."""
+    model.eval()
+    right = total = 0
+    for rows in shuffled(split, 64, 0, 0):
+        batch = tensors(collate(split, rows, "bucket", max_length), accelerator)
+        guesses, hidden = forward(model, batch).logits.argmax(2), batch["words"] != -100
+        right += int((guesses == batch["words"])[hidden].sum())
+        total += int(hidden.sum())
+    return 100 * right / total

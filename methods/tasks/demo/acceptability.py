@@ -1,0 +1,151 @@
+"""CoLA: sentences that keep or break one rule of grammar.
+
+Every construction is a function `(dice, good) -> words`: with `good` false it makes the same sentence with its own
+typical mistake, so that acceptable and unacceptable sentences differ in nothing else.
+"""
+
+from collections.abc import Iterator
+
+from .dice import Dice
+from .lexicon import MANNERS, NAMES, PEOPLE_VERBS, THING_VERBS, Verb
+from .sentences import ALL_PLACES, ALL_TIMES, HOME, capitalised, draw_member, with_article
+
+Words = list[str]
+
+
+def plural(noun: str) -> str:
+    if noun.endswith("man"):
+        return noun[:-2] + "en"
+    if noun == "thief":
+        return "thieves"
+    if noun == "knife":
+        return "knives"
+    if noun.endswith(("s", "x", "ch", "sh")) or noun in ("potato",):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
+
+
+def _person(dice: Dice) -> str:
+    return dice.pick(draw_member(dice, HOME.people))
+
+
+def _thing(dice: Dice) -> str:
+    return dice.pick(draw_member(dice, HOME.things))
+
+
+def _deed(dice: Dice) -> Verb:
+    return dice.pick(dice.pick(THING_VERBS))
+
+
+def _where_or_when(dice: Dice) -> str:
+    return dice.pick(dice.pick((ALL_PLACES, ALL_TIMES)[dice.below(2)]))
+
+
+def present(dice: Dice, good: bool) -> Words:
+    """Subject and verb agree, whatever noun stands between them."""
+    many = dice.chance(0.5)
+    subject, verb = _person(dice), _deed(dice)
+    between = ["near", "the", plural(_person(dice)) if dice.chance(0.5) else _person(dice)]
+    return [
+        "the",
+        plural(subject) if many else subject,
+        *(between if dice.chance(0.4) else []),
+        verb.base if many == good else verb.third,
+        "the",
+        plural(_thing(dice)),
+        "every",
+        "day",
+    ]
+
+
+def was_or_were(dice: Dice, good: bool) -> Words:
+    many = dice.chance(0.5)
+    subject = _person(dice)
+    return [
+        "the",
+        plural(subject) if many else subject,
+        "were" if many == good else "was",
+        dice.pick(MANNERS),
+        "and",
+        dice.pick(MANNERS),
+    ]
+
+
+def helping_verb(dice: Dice, good: bool) -> Words:
+    """did + base form, has + participle, will + base form, was + ing form's stand-in, the participle."""
+    verb = _deed(dice)
+    helper, right, wrong = dice.pick(
+        (
+            ("did not", verb.base, verb.past),
+            ("will", verb.base, verb.third),
+            ("could", verb.base, verb.past),
+            ("has", verb.participle, verb.base),
+            ("wants to", verb.base, verb.past),
+        )
+    )
+    return ["the", _person(dice), helper, right if good else wrong, "the", _thing(dice), _where_or_when(dice)]
+
+
+def pronoun(dice: Dice, good: bool) -> Words:
+    verb = dice.pick(dice.pick(PEOPLE_VERBS))
+    subject, object = dice.pick((("he", "him"), ("she", "her"), ("they", "them"), ("we", "us"), ("i", "me")))
+    if dice.chance(0.5):
+        return [subject if good else object, verb.past, "the", _person(dice), _where_or_when(dice)]
+    return ["the", _person(dice), verb.past, object if good else subject, _where_or_when(dice)]
+
+
+def reflexive(dice: Dice, good: bool) -> Words:
+    gender = dice.pick(("she", "he"))
+    right = {"she": "herself", "he": "himself"}
+    mirror = right[gender if good else {"she": "he", "he": "she"}[gender]]
+    return [dice.pick(NAMES[gender]), dice.pick(dice.pick(PEOPLE_VERBS)).past, mirror, _where_or_when(dice)]
+
+
+def article(dice: Dice, good: bool) -> Words:
+    """One with a singular, some with a plural."""
+    noun, many = _thing(dice), dice.chance(0.5)
+    count = dice.pick(("two", "three", "several", "many")) if many else dice.pick(("one", "every", "another"))
+    noun = plural(noun) if many == good else noun
+    return ["the", _person(dice), _deed(dice).past, count, noun, _where_or_when(dice)]
+
+
+def question(dice: Dice, good: bool) -> Words:
+    """A question for the object leaves its place empty."""
+    filler = [] if good else ["the", _thing(dice)]
+    return ["what", "did", "the", _person(dice), _deed(dice).base, *filler, _where_or_when(dice)]
+
+
+def plain(dice: Dice, good: bool) -> Words:
+    """A plain statement; broken by a word lost, doubled or out of place."""
+    words = ["the", dice.pick(MANNERS), _person(dice), _deed(dice).past, "the", _thing(dice), _where_or_when(dice)]
+    if good:
+        return words
+    turn = dice.below(4)
+    if turn == 0:
+        del words[dice.pick((0, 2, 3, 4))]
+    elif turn == 1:
+        place = dice.pick((0, 3, 4))
+        words.insert(place, words[place])
+    else:
+        place = dice.pick((0, 1, 2, 3, 4))
+        words[place], words[place + 1] = words[place + 1], words[place]
+    return words
+
+
+CONSTRUCTIONS = (
+    present, was_or_were, helping_verb, pronoun, reflexive, article, question, plain, plain,
+)  # fmt: skip
+
+
+def sentence(dice: Dice, good: bool) -> str:
+    construction = dice.pick(CONSTRUCTIONS)
+    words = construction(dice, good)
+    return capitalised(" ".join(words)) + ("?" if construction is question else ".")
+
+
+def judgements(dice: Dice) -> Iterator[dict]:
+    while True:
+        good = dice.chance(0.56)
+        yield {"sentence": sentence(dice, good), "label": int(good)}

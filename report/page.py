@@ -1,0 +1,431 @@
+"""The page: one HTML file made from cells and nothing else; the same cells give the same bytes.
+
+Python decides what stands where and how a number is written; the template only lays it out.
+"""
+
+import math
+import statistics
+from pathlib import Path
+
+import jinja2
+
+from report.files import ReportError, read_json, validate
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+TASKS = {
+    "cola": "CoLA",
+    "sst2": "SST-2",
+    "mrpc": "MRPC",
+    "stsb": "STS-B",
+    "qqp": "QQP",
+    "mnli": "MNLI",
+    "qnli": "QNLI",
+    "rte": "RTE",
+    "wnli": "WNLI",
+    "squad": "SQuAD 1.1",
+    "squad2": "SQuAD 2.0",
+}
+METRICS = {
+    "accuracy": "accuracy",
+    "accuracy_mm": "mismatched",
+    "f1": "F1",
+    "exact": "exact match",
+    "matthews": "Matthews",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
+SECOND_METRIC = {  # where the papers' tables give two numbers, the one beside the primary metric
+    "mrpc": "f1",
+    "qqp": "f1",
+    "stsb": "pearson",
+    "mnli": "accuracy_mm",
+    "squad": "exact",
+    "squad2": "exact",
+}
+PROTOCOLS = {
+    "last": "the model at the end of training",
+    "best": "the best on the development set during training",
+}
+SEED_STYLES = 5  # strokes that the style sheet tells apart; a sixth seed starts again
+
+
+def make_page(paths: list[Path]) -> str:
+    return render(read_cells(paths))
+
+
+def read_cells(paths: list[Path]) -> list[dict]:
+    cells, seen = [], {}
+    for path in paths:
+        cell = read_json(path)
+        validate(cell, "cell.schema.yaml", path)
+        key = (cell["asked"]["method"], cell["asked"]["task"])
+        metric, protocols = cell["measured"]["metric"], cell["measured"]["protocols"]
+        reports = [cell["measured"]["baseline"], *protocols.values()]
+        if any(metric not in report["metrics"] for report in reports):
+            raise ReportError(
+                f"{path} lacks its own primary metric {metric}; delete it and let snakemake make it again"
+            )
+        if key in seen:
+            raise ReportError(f"{seen[key]} and {path} are both {key[0]} on {key[1]}; name each cell once")
+        seen[key] = path
+        cells.append(cell)
+    return cells
+
+
+def render(cells: list[dict]) -> str:
+    environment = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"score": score, "mebibytes": mebibytes, "count": count, "plain": plain}
+    board = Board(cells)
+    return environment.get_template("page.html").render(
+        board=board,
+        headline=headline(board),
+        tables=[table(board, protocol) for protocol in (board.primary, *(set(PROTOCOLS) - {board.primary}))],
+        details=[detail(cell) for cell in cells],
+        protocols=PROTOCOLS,
+    )
+
+
+class Board:
+    """The cells by method and task, in the order in which they came."""
+
+    def __init__(self, cells: list[dict]):
+        self.cells = cells
+        self.at = {(cell["asked"]["method"], cell["asked"]["task"]): cell for cell in cells}
+        self.methods = list(dict.fromkeys(method for method, _ in self.at))
+        self.tasks = list(dict.fromkeys(task for _, task in self.at))
+        self.primary = cells[0]["asked"]["primary"]
+        self.generated = any(cell["ran_on"]["data"] == "generated" for cell in cells)
+        self.partial = [cell for cell in cells if cell["ran_on"]["dataset"]["partial"]]
+        self.mixed = self._mixed()
+
+    def of_method(self, method: str) -> list[dict]:
+        return [self.at[method, task] for task in self.tasks if (method, task) in self.at]
+
+    def of_task(self, task: str) -> list[dict]:
+        return [self.at[method, task] for method in self.methods if (method, task) in self.at]
+
+    def complete(self, method: str, protocol: str) -> list[dict]:
+        """The method's cells if every task of the page has a score: only then is its average comparable."""
+        cells = self.of_method(method)
+        whole = len(cells) == len(self.tasks) and all(mean_of(cell, protocol) is not None for cell in cells)
+        return cells if whole else []
+
+    def _mixed(self) -> list[str]:
+        """What the cells do not share though a comparison needs it, in words."""
+        everywhere = {
+            "preset": lambda cell: cell["asked"]["preset"],
+            "primary protocol": lambda cell: cell["asked"]["primary"],
+            "base model": lambda cell: cell["ran_on"]["base"]["sha256"],
+            "precision": lambda cell: cell["ran_on"]["precision"],
+        }
+        found = [name for name, value in everywhere.items() if len({value(cell) for cell in self.cells}) > 1]
+        for task in self.tasks:
+            if len({cell["ran_on"]["dataset"]["fingerprint"] for cell in self.of_task(task)}) > 1:
+                found.append(f"data of {task_title(task)}")
+        for method in self.methods:
+            if len({cell["ran_on"]["code"] for cell in self.of_method(method)}) > 1:
+                found.append(f"code of {method}")
+        return found
+
+
+def mean_of(cell: dict, protocol: str) -> float | None:
+    return cell["measured"]["protocols"][protocol]["metrics"][cell["measured"]["metric"]]["mean"]
+
+
+def headline(board: Board) -> str:
+    """One sentence saying what was found, no stronger than the cells are."""
+    if board.mixed:
+        return "These results stand side by side but cannot be compared: they were not made alike."
+    students, references = [], []
+    for method in board.methods:
+        cells = board.of_method(method)
+        taught = all(cell["measured"]["teacher"] for cell in cells)
+        (students if taught else references).append(method)
+    drops = {
+        method: statistics.fmean(_drop(cell, board.primary) for cell in cells)
+        for method in students
+        if (cells := board.complete(method, board.primary))
+        and all(_drop(cell, board.primary) is not None for cell in cells)
+    }
+    if drops:
+        return _closest_student(board, drops)
+    return _above_baseline(board, references[0] if references else board.methods[0])
+
+
+def _drop(cell: dict, protocol: str) -> float | None:
+    return cell["measured"]["protocols"][protocol]["drop"]
+
+
+def _closest_student(board: Board, drops: dict[str, float]) -> str:
+    method = min(drops, key=drops.get)
+    cells = board.of_method(method)
+    side = "below" if drops[method] >= 0 else "above"
+    distance = f"{abs(drops[method]):.1f} points {side}"
+    if len(drops) > 1:
+        found = f"Of {len(drops)} methods with a teacher, {title(cells[0])} stays closest to it: {distance}"
+    else:
+        found = f"{title(cells[0])} ends {distance} its teacher"
+    where = f"on average over {len(cells)} tasks" if len(cells) > 1 else f"on {task_title(board.tasks[0])}"
+    ratio = min(cell["measured"]["size"]["file"]["ratio"] for cell in cells)
+    smaller = f", in a file {ratio:.1f} times smaller than full precision" if ratio > 1.05 else ""
+    return f"{found} {where}{smaller}."
+
+
+def _above_baseline(board: Board, method: str) -> str:
+    cells = board.of_method(method)
+    gaps = [
+        mean - cell["measured"]["baseline"]["metrics"][cell["measured"]["metric"]]
+        for cell in cells
+        if (mean := mean_of(cell, board.primary)) is not None
+    ]
+    if not gaps:
+        return f"Every run of {title(cells[0])} diverged."
+    above = sum(gap > 0 for gap in gaps)
+    if len(cells) == 1:
+        where = f"on {task_title(cells[0]['asked']['task'])}"
+    else:
+        where = f"on all {len(cells)} tasks" if above == len(cells) else f"on {above} of {len(cells)} tasks"
+    return (
+        f"{title(cells[0])} beats the constant answer {where}, "
+        f"by {score(statistics.fmean(gaps))} points{' on average' if len(gaps) > 1 else ''}."
+    )
+
+
+def table(board: Board, protocol: str) -> dict:
+    return {
+        "protocol": protocol,
+        "columns": [column(board.of_task(task)[0]) for task in board.tasks],
+        "rows": [row(board, method, protocol) for method in board.methods],
+        "baseline": [entry_of_baseline(board.of_task(task)[0]) for task in board.tasks],
+    }
+
+
+def column(cell: dict) -> dict:
+    return {
+        "title": task_title(cell["asked"]["task"]),
+        "metrics": [metric_title(name) for name in shown_metrics(cell)],
+    }
+
+
+def shown_metrics(cell: dict) -> list[str]:
+    """The primary metric, and the second one where papers print two."""
+    primary, second = cell["measured"]["metric"], SECOND_METRIC.get(cell["asked"]["task"])
+    return [primary, second] if second in cell["measured"]["baseline"]["metrics"] else [primary]
+
+
+def metrics_of(cell: dict) -> list[str]:
+    """Every metric, the primary one first."""
+    primary = cell["measured"]["metric"]
+    return [primary, *sorted(cell["measured"]["baseline"]["metrics"].keys() - {primary})]
+
+
+def row(board: Board, method: str, protocol: str) -> dict:
+    cells = board.of_method(method)
+    sizes = [cell["measured"]["size"] for cell in cells if cell["measured"]["size"]]
+    compared = [] if board.mixed else board.complete(method, protocol)
+    drops = [_drop(cell, protocol) for cell in compared]
+    return {
+        "method": method,
+        "title": title(cells[0]),
+        "bits": bits(cells[0]["asked"]["spec"]),
+        "size": max(sizes, key=lambda size: size["file"]["bytes"]) if sizes else None,
+        "entries": [entry(board.at.get((method, task)), protocol) for task in board.tasks],
+        "average": statistics.fmean(mean_of(cell, protocol) for cell in compared) if compared else None,
+        "drop": statistics.fmean(drops) if drops and None not in drops else None,
+    }
+
+
+def entry(cell: dict | None, protocol: str) -> dict | None:
+    """What one place of the table shows; None where the method was not run on the task."""
+    if cell is None:
+        return None
+    metrics = cell["measured"]["protocols"][protocol]["metrics"]
+    primary = metrics[cell["measured"]["metric"]]
+    return {
+        "anchor": anchor(cell),
+        "scores": [metrics[name] for name in shown_metrics(cell) if name in metrics and primary["n"]],
+        "n": primary["n"],
+        "diverged": diverged(primary),
+        "partial": cell["ran_on"]["dataset"]["partial"],
+    }
+
+
+def entry_of_baseline(cell: dict) -> dict:
+    baseline = cell["measured"]["baseline"]
+    return {"scores": [baseline["metrics"][name] for name in shown_metrics(cell)], "what": baseline["what"]}
+
+
+def diverged(summary: dict) -> str | None:
+    total = summary["n"] + summary["n_diverged"]
+    return f"diverged ({summary['n_diverged']} of {total})" if summary["n_diverged"] else None
+
+
+def detail(cell: dict) -> dict:
+    measured, spec = cell["measured"], cell["asked"]["spec"]
+    sources = spec.get("sources", {})
+    recipe = [(name, plain(value), sources.get(name)) for name, value in spec.get("recipe", {}).items()]
+    stanza = {key: value for key, value in spec.items() if key not in ("recipe", "sources", "title")}
+    return {
+        "cell": cell,
+        "anchor": anchor(cell),
+        "title": title(cell),
+        "task": task_title(cell["asked"]["task"]),
+        "metric": metric_title(measured["metric"]),
+        "summaries": {
+            protocol: block["metrics"][measured["metric"]]
+            for protocol, block in measured["protocols"].items()
+        },
+        "metrics": {name: metric_title(name) for name in metrics_of(cell)},
+        "recipe": recipe + [(name, plain(value), None) for name, value in flat(stanza)],
+        "budget": [(name, plain(value)) for name, value in flat(cell["asked"]["budget"])],
+        "charts": charts(cell),
+        "partial": partial_note(cell),
+    }
+
+
+def partial_note(cell: dict) -> str | None:
+    """Both row counts of the splits that are not whole, in words."""
+    dataset = cell["ran_on"]["dataset"]
+    if not dataset["partial"]:
+        return None
+    official = dataset["official_rows"] or {}
+    parts = [
+        f"{split}: {count(rows)} of {count(official[split])} rows"
+        for split, rows in sorted(dataset["rows"].items())
+        if split in official and rows != official[split]
+    ]
+    return "; ".join(parts) or "fewer rows than the official data"
+
+
+def flat(mapping: dict, prefix: str = ""):
+    """Nested keys as dotted names, in order, with their values."""
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# How things are written
+
+
+def title(cell: dict) -> str:
+    return str(cell["asked"]["spec"].get("title", cell["asked"]["method"]))
+
+
+def task_title(task: str) -> str:
+    return TASKS.get(task, task)
+
+
+def metric_title(metric: str) -> str:
+    return METRICS.get(metric, metric.replace("_", " "))
+
+
+def anchor(cell: dict) -> str:
+    return f"{cell['asked']['method']}_{cell['asked']['task']}"
+
+
+def bits(spec: dict) -> str:
+    widths = spec.get("bits", {})
+    return "-".join(str(widths.get(part, "?")) for part in ("weights", "embeddings", "activations"))
+
+
+def score(value: float | None, digits: int = 1) -> str:
+    """A score with a true minus sign, and no minus before a rounded zero."""
+    if value is None:
+        return "none"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def mebibytes(size: int | None) -> str:
+    if size is None:
+        return "not measured"
+    mib = size / 2**20
+    return f"{mib:.2f} MiB" if mib < 10 else f"{mib:.1f} MiB"
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def plain(value) -> str:
+    """A value of the recipe as a person would write it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(part)}" for key, part in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(plain, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# Learning curves, drawn as plain SVG: no script, no picture file, colours from the style sheet
+
+LEFT, RIGHT, TOP, BOTTOM = 44, 408, 14, 150
+
+
+def charts(cell: dict) -> list[dict]:
+    measured = cell["measured"]
+    levels = [("baseline", measured["baseline"]["metrics"][measured["metric"]])]
+    if measured["teacher"] and measured["teacher"]["score"] is not None:
+        levels.append(("teacher", measured["teacher"]["score"]))
+    drawn = [
+        chart(f"Development {metric_title(measured['metric'])}", "dev", measured["seeds"], levels),
+        chart("Training loss", "loss", measured["seeds"], []),
+    ]
+    return [picture for picture in drawn if picture]
+
+
+def chart(caption: str, name: str, seeds: list[dict], levels: list[tuple[str, float]]) -> dict | None:
+    """Coordinates of one line per seed and one rule per level; None where no seed has a point."""
+    curves = [(seed["seed"], seed["curve"][name]) for seed in seeds if seed["curve"][name]]
+    if not curves:
+        return None
+    ticks = round_ticks(
+        [value for _, points in curves for _, value in points] + [value for _, value in levels]
+    )
+    last = max(step for _, points in curves for step, _ in points) or 1
+    low, high = ticks[0], ticks[-1]
+
+    def x(step: float) -> str:
+        return f"{LEFT + (RIGHT - LEFT) * step / last:.1f}"
+
+    def y(value: float) -> str:
+        return f"{BOTTOM - (BOTTOM - TOP) * (value - low) / (high - low):.1f}"
+
+    return {
+        "caption": caption,
+        "lines": [
+            {
+                "seed": seed,
+                "style": i % SEED_STYLES,
+                "points": [(x(step), y(value)) for step, value in points],
+            }
+            for i, (seed, points) in enumerate(curves)
+        ],
+        "levels": [{"name": name, "y": y(value), "value": score(value)} for name, value in levels],
+        "ticks": [{"y": y(tick), "text": f"{tick:g}".replace("-", "\N{MINUS SIGN}")} for tick in ticks],
+        "last_step": count(last),
+        "frame": {"left": LEFT, "right": RIGHT, "bottom": BOTTOM},
+    }
+
+
+def round_ticks(values: list[float]) -> list[float]:
+    """Three to six round numbers, 1, 2 or 5 times a power of ten apart, that enclose all values."""
+    low, high = min(values), max(values)
+    rough = (high - low or abs(high) or 1) / 4
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step), math.ceil(high / step)
+    last = max(last, first + 1)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]

@@ -1,0 +1,214 @@
+"""What can be asked for: the configuration and the catalogues of methods and tasks, merged, validated and resolved.
+
+Plain Python on YAML and JSON, shared by the Snakefile and by the command line. It imports neither Snakemake nor torch,
+because the Snakefile is parsed again in every job. What a run is told, its *ask*, is made here and nowhere else.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-9]*)")
+
+
+class ConfigError(Exception):
+    """One line that says which key is wrong and what would be right."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    config: dict
+    methods: dict
+    tasks: dict
+
+    @property
+    def teachers(self) -> set[str]:
+        """Methods that teach some other: they are trained once per task, at `teacher_seed`."""
+        return {spec["teacher"] for spec in self.methods.values() if spec.get("teacher")}
+
+    def ancestors(self, method: str, task: str, seed: int) -> dict[str, tuple[str, str, int]]:
+        """The runs that a run needs, by role (`teacher`, `init`): (method, task, seed) of each."""
+        found = {}
+        for role in ("teacher", "init"):
+            if name := self.methods[method].get(role):
+                found[role] = (name, task, self.config["teacher_seed"] if name in self.teachers else seed)
+        return found
+
+    def budget(self, task: str) -> dict:
+        common = {key: value for key, value in self.config["budget"].items() if key != "tasks"}
+        return common | self.config["budget"].get("tasks", {}).get(task, {})
+
+    def ask(self, method: str, task: str, seed: int) -> dict:
+        """Everything that a run depends on beside its input files and its code; a change of any of it is another run."""
+        spec = dict(self.methods[method])
+        recipe = spec.pop("recipe")
+        spec.pop("listed", None)  # where a method is shown does not change how it is trained
+        spec["recipe"] = {key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()}
+        spec["sources"] = {key: entry["source"] for key, entry in recipe.items()}
+        keys = ("preset", "primary", "padding", "precision", "threads", "allow_weak_teacher")
+        return {
+            "method": method,
+            "task": task,
+            "seed": seed,
+            "spec": spec,
+            "budget": {**self.budget(task), "evaluate_every": self.evaluate_every(task)},
+            "ancestors": self.ancestors(method, task, seed),
+            "code": digest("methods/core", "methods/kernel", f"methods/{spec['family']}.py"),
+            **{key: self.config[key] for key in keys},
+        }
+
+    def evaluate_every(self, task: str) -> int:
+        return self.budget(task).get("evaluate_every") or self.tasks[task]["evaluate_every"]
+
+    def ask_data(self, task: str) -> dict:
+        """What the task file depends on: the task's entry, the source of the rows and the length of the inputs."""
+        budget = self.budget(task)
+        lengths = [self.tasks[task]["max_length"], budget.get("max_length") or self.tasks[task]["max_length"]]
+        return {
+            "task": task,
+            "entry": {key: value for key, value in self.tasks[task].items() if key != "evaluate_every"},
+            "source": self.config["data"],
+            "max_length": min(lengths),
+            "train_rows": budget.get("train_rows"),
+            "code": digest("methods/tasks", "methods/core/data.py", "methods/core/files.py"),
+        }
+
+    def ask_base(self) -> dict:
+        base = self.config["base"]
+        # Only pre-training depends on the training core: an imported model is the same whatever the core does.
+        sources = ["methods/core", "methods/tasks"] if base["source"] == "generated" else ["methods/core/bert.py"]
+        return {"base": base, "mirror": self.config["data"]["mirror"], "code": digest(*sources)}
+
+    def repositories(self) -> list[dict]:
+        """The hub repositories of this preset, for a mirror: kind, id, revision and the folders needed of each."""
+        found = {}
+        for task in self.config["tasks"]:
+            entry = self.tasks[task]
+            row = found.setdefault(
+                entry["dataset"], {"kind": "dataset", "revision": entry["revision"], "configs": []}
+            )
+            row["configs"].append(entry["config"])
+        if self.config["base"]["source"] == "hub":
+            found[self.config["base"]["id"]] = {"kind": "model", "revision": self.config["base"]["revision"]}
+        return [{"id": name, **row} for name, row in found.items()]
+
+    def require(self, method: str | None, task: str | None) -> None:
+        """Raise one line for a name that is in no catalogue; None stands for a name that is not needed."""
+        for what, name, known in (("method", method, self.methods), ("task", task, self.tasks)):
+            if name is not None and name not in known:
+                raise ConfigError(f"Unknown {what} {name!r}. {_choices(name, known)}")
+
+    def refuse(self, target: str) -> str:
+        """One line for a target that nothing makes: what is wrong with its name and which names there are."""
+        stem = re.fullmatch(r"results/(.*)\.json", target)
+        if not stem:
+            return f"Nothing makes {target!r}. Ask for `all`, `partial`, `prefetch`, or a cell such as results/fp32_rte.json."
+        if not (name := NAME.fullmatch(stem[1])):
+            return f"{target!r} is no cell: write results/METHOD_TASK.json, such as results/fp32_rte.json."
+        if name["task"] not in self.tasks:
+            return f"Unknown task {name['task']!r} in {target!r}. {_choices(name['task'], self.tasks)}"
+        return f"Unknown method {name['method']!r} in {target!r}. {_choices(name['method'], self.methods)}"
+
+
+def load(config: dict | None = None) -> Catalogue:
+    """The catalogue for a configuration (by default config/config.yaml as it stands), checked key by key."""
+    if config is None:
+        config = read_yaml(ROOT / "config/config.yaml")
+    presets = sorted(path.stem for path in (ROOT / "config/presets").glob("*.yaml"))
+    preset = config.get("preset", "demo")
+    if preset not in presets:
+        raise ConfigError(f"Unknown preset {preset!r}. {_choices(str(preset), presets)}")
+    config = merge(read_yaml(ROOT / f"config/presets/{preset}.yaml"), {**config, "preset": preset})
+    methods, tasks = read_yaml(ROOT / "config/methods.yaml"), read_yaml(ROOT / "config/tasks.yaml")
+    check(config, "config", "configuration")
+    check(methods, "methods", "config/methods.yaml")
+    check(tasks, "tasks", "config/tasks.yaml")
+    _check_names(config, methods, tasks)
+    return Catalogue(config, methods, tasks)
+
+
+def read_yaml(path: Path) -> dict:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def merge(below: dict, above: dict) -> dict:
+    """`above` laid over `below`, mapping by mapping; lists and scalars are replaced whole."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def check(value: dict, schema_name: str, where: str) -> None:
+    """Raise one line for the first thing that the schema forbids."""
+    schema = read_yaml(ROOT / f"workflow/schemas/{schema_name}.schema.yaml")
+    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(value), key=lambda error: list(error.path))
+    if not errors:
+        return
+    error = errors[0]
+    place = ".".join(str(step) for step in error.path) or "top level"
+    if error.validator == "additionalProperties" and error.schema.get("properties"):
+        known = error.schema["properties"]
+        unknown = sorted(str(key) for key in error.instance if key not in known)[0]
+        raise ConfigError(f"{where}: unknown key {unknown!r} at {place}. {_choices(unknown, known)}")
+    raise ConfigError(f"{where}: {place}: {error.message}. Every key is described in config/README.md.")
+
+
+@functools.cache
+def digest(*sources: str) -> str:
+    """Content hash of source files and folders below the project's root, blind to dates and to caches."""
+    total = hashlib.sha256()
+    for source in sources:
+        path = ROOT / source
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                total.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() + b"\0")
+    return total.hexdigest()[:16]
+
+
+def dump(ask: dict) -> str:
+    """An ask as one canonical line, so that equal asks are equal parameters."""
+    return json.dumps(ask, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _check_names(config: dict, methods: dict, tasks: dict) -> None:
+    for key, known in (("tasks", tasks), ("methods", methods)):
+        for name in config[key]:
+            if name not in known:
+                raise ConfigError(f"configuration: unknown {key[:-1]} {name!r}. {_choices(name, known)}")
+    for name in config["budget"].get("tasks", {}):
+        if name not in tasks:
+            raise ConfigError(f"configuration: budget.tasks: unknown task {name!r}. {_choices(name, tasks)}")
+    for name, spec in methods.items():
+        for role in ("teacher", "init"):
+            if spec.get(role) and spec[role] not in methods:
+                raise ConfigError(f"config/methods.yaml: {name}.{role}: {_choices(spec[role], methods)}")
+    for name in methods:
+        _check_acyclic([name], methods)
+
+
+def _check_acyclic(line: list[str], methods: dict) -> None:
+    """Follow every line of descent, through teachers and starts alike."""
+    spec = methods[line[-1]]
+    for name in filter(None, {spec.get("teacher"), spec.get("init")}):
+        if name in line:
+            raise ConfigError(f"config/methods.yaml: {' -> '.join([*line, name])}: a method cannot descend from itself.")
+        _check_acyclic([*line, name], methods)
+
+
+def _choices(wrong: str, known) -> str:
+    close = difflib.get_close_matches(wrong, list(known), n=1)
+    return (f"Did you mean {close[0]!r}? " if close else "") + f"There are: {', '.join(known)}."

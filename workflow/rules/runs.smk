@@ -1,0 +1,94 @@
+# The expensive part: the base model, each task's data, and the one rule that trains.
+# `params` carry everything that a product depends on beside its inputs, a digest of the code it executes included.
+
+
+rule base:
+    output:
+        ensure("<work>/base.safetensors", non_empty=True),
+    log:
+        "<work>/logs/base.log",
+    threads: CATALOGUE.config["base"].get("threads", 1)
+    params:
+        ask=catalogues.dump(CATALOGUE.ask_base()),
+    message:
+        "Base model"
+    shell:
+        "python -m methods base --ask {params.ask:q} --out {output} 2>&1 | tee {log}"
+
+
+rule data:
+    input:
+        base=rules.base.output[0],
+    output:
+        ensure("<work>/data/{task}.safetensors", non_empty=True),
+    log:
+        "<work>/logs/data/{task}.log",
+    params:
+        ask=lambda wildcards: catalogues.dump(CATALOGUE.ask_data(wildcards.task)),
+    message:
+        "Data of {wildcards.task}"
+    shell:
+        "python -m methods data --ask {params.ask:q} --base {input.base} --out {output} 2>&1 | tee {log}"
+
+
+def ancestors(wildcards):
+    """The files of the runs that a run descends from: Snakemake makes them first."""
+    found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
+    return [
+        f"{work(method, task, seed)}/{name}"
+        for method, task, seed in found.values()
+        for name in ("run.json", f"{CATALOGUE.config['primary']}.safetensors")
+    ]
+
+
+def ancestor_options(wildcards):
+    found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
+    return " ".join(f"--{role} {work(*run)}" for role, run in found.items())
+
+
+def work(method, task, seed):
+    return f"results/{CATALOGUE.config['preset']}/runs/{method}/{task}/{seed}"
+
+
+rule run:
+    input:
+        base=rules.base.output[0],
+        data=rules.data.output[0],
+        ancestors=ancestors,
+    output:
+        run="<work>/runs/{method}/{task}/{seed}/run.json",
+        machine="<work>/runs/{method}/{task}/{seed}/machine.json",
+        last="<work>/runs/{method}/{task}/{seed}/last.safetensors",
+        best="<work>/runs/{method}/{task}/{seed}/best.safetensors",
+        predictions="<work>/runs/{method}/{task}/{seed}/predictions.npz",
+    log:
+        "<work>/logs/{method}/{task}/{seed}.log",
+    benchmark:
+        "<work>/runs/{method}/{task}/{seed}/benchmark.tsv"
+    threads: CATALOGUE.config["threads"]
+    resources:
+        gpu=0,
+        processes=1,
+        checkpoint_seconds=60,
+    params:
+        ask=lambda wildcards: catalogues.dump(
+            CATALOGUE.ask(wildcards.method, wildcards.task, int(wildcards.seed))
+        ),
+        ancestors=ancestor_options,
+        out=lambda wildcards, output: os.path.dirname(output.run),
+    message:
+        "Run of {wildcards.method} on {wildcards.task}, seed {wildcards.seed}"
+    shell:
+        "python -m methods run --ask {params.ask:q} --data {input.data} --base {input.base} {params.ancestors}"
+        " --processes {resources.processes} --checkpoint-seconds {resources.checkpoint_seconds}"
+        " --out {params.out} 2>&1 | tee {log}"
+
+
+rule prefetch:
+    params:
+        ask=catalogues.dump(
+            {"repositories": CATALOGUE.repositories(), "mirror": CATALOGUE.config["data"]["mirror"]}
+        ),
+    localrule: True
+    shell:
+        "python -m methods prefetch --ask {params.ask:q}"
