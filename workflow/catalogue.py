@@ -51,7 +51,9 @@ class Catalogue:
         spec = dict(self.methods[method])
         recipe = spec.pop("recipe")
         spec.pop("listed", None)  # where a method is shown does not change how it is trained
-        spec["recipe"] = {key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()}
+        spec["recipe"] = {
+            key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()
+        }
         spec["sources"] = {key: entry["source"] for key, entry in recipe.items()}
         keys = ("preset", "primary", "padding", "precision", "threads", "allow_weak_teacher")
         return {
@@ -84,7 +86,9 @@ class Catalogue:
     def ask_base(self) -> dict:
         base = self.config["base"]
         # Only pre-training depends on the training core: an imported model is the same whatever the core does.
-        sources = ["methods/core", "methods/tasks"] if base["source"] == "generated" else ["methods/core/bert.py"]
+        sources = (
+            ["methods/core", "methods/tasks"] if base["source"] == "generated" else ["methods/core/bert.py"]
+        )
         return {"base": base, "mirror": self.config["data"]["mirror"], "code": digest(*sources)}
 
     def repositories(self) -> list[dict]:
@@ -154,7 +158,9 @@ def merge(below: dict, above: dict) -> dict:
 def check(value: dict, schema_name: str, where: str) -> None:
     """Raise one line for the first thing that the schema forbids."""
     schema = read_yaml(ROOT / f"workflow/schemas/{schema_name}.schema.yaml")
-    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(value), key=lambda error: list(error.path))
+    errors = sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(value), key=lambda error: list(error.path)
+    )
     if not errors:
         return
     error = errors[0]
@@ -205,7 +211,9 @@ def _check_acyclic(line: list[str], methods: dict) -> None:
     spec = methods[line[-1]]
     for name in filter(None, {spec.get("teacher"), spec.get("init")}):
         if name in line:
-            raise ConfigError(f"config/methods.yaml: {' -> '.join([*line, name])}: a method cannot descend from itself.")
+            raise ConfigError(
+                f"config/methods.yaml: {' -> '.join([*line, name])}: a method cannot descend from itself."
+            )
         _check_acyclic([*line, name], methods)
 
 

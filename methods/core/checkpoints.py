@@ -17,9 +17,17 @@ LARGEST_SHARE = 0.05  # of the time may go into writing checkpoints, however slo
 
 
 class Checkpoints:
-    def __init__(self, folder: Path, identity: str, steps: int | None = None, seconds: float = 60.0, say=print):
-        self.folder, self.identity, self.steps, self.seconds, self.say = Path(folder), identity, steps, seconds, say
-        self.last_save, self.cost = time.monotonic(), 0.0
+    def __init__(
+        self, folder: Path, identity: str, steps: int | None = None, seconds: float = 60.0, say=print
+    ):
+        self.folder, self.identity, self.steps, self.seconds, self.say = (
+            Path(folder),
+            identity,
+            steps,
+            seconds,
+            say,
+        )
+        self.last_save, self.cost, self.resumed = time.monotonic(), 0.0, 0
 
     def due(self, step: int) -> bool:
         if self.steps and step % self.steps == 0:
@@ -32,7 +40,7 @@ class Checkpoints:
 
     def save(self, step: int, arrays: dict, meta: dict) -> None:
         start = time.monotonic()
-        write_sealed(self._path(step), arrays, {"identity": self.identity, **meta})
+        write_sealed(self._path(step), arrays, {"identity": self.identity, "resumed": self.resumed, **meta})
         for old in self._files()[KEPT:]:
             old.unlink()
         self.last_save = time.monotonic()
@@ -47,6 +55,7 @@ class Checkpoints:
                 self.say(f"Checkpoint {path.name} is damaged and is passed over: {error}")
                 continue
             if meta.pop("identity") == self.identity:
+                self.resumed = meta.pop("resumed") + 1
                 self.say(f"Resuming from {path.name}")
                 return arrays, meta
             self.say(f"Checkpoint {path.name} belongs to another recipe, code or input and is passed over")

@@ -16,7 +16,9 @@ from methods.core.files import read_sealed
 
 # Few lengths, so that code compiled for a shape is used again; every batch is padded to the smallest that holds it.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-POOL = 50  # batches whose rows are sorted by length together: enough to save padding, few enough to stay random
+POOL = (
+    50  # batches whose rows are sorted by length together: enough to save padding, few enough to stay random
+)
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,13 @@ class Split:
     ids: np.ndarray  # (tokens,) all rows, one after another
     ends: np.ndarray  # (rows,) where each row ends in `ids`
     first: np.ndarray  # (rows,) tokens of the first segment, [CLS] and [SEP] included
-    targets: dict[str, np.ndarray] = field(default_factory=dict)  # (rows,) each: labels, or start and end; `words`: (tokens,)
+    targets: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # (rows,) each: labels, or start and end; `words`: (tokens,)
     example: np.ndarray | None = None  # (rows,) span tasks: which example a window belongs to
-    chars: np.ndarray | None = None  # (tokens, 2) span tasks: characters of the passage under a token, or -1, -1
+    chars: np.ndarray | None = (
+        None  # (tokens, 2) span tasks: characters of the passage under a token, or -1, -1
+    )
     texts: dict | None = None  # span tasks: contexts, and examples as [id, context number, gold answers]
 
     def __len__(self) -> int:
@@ -68,7 +74,13 @@ def load(path: Path) -> TaskData:
 
 def flatten(name: str, split: Split) -> dict[str, np.ndarray]:
     """A split as arrays for a sealed file; `unflatten` is its inverse."""
-    arrays = {"ids": split.ids, "ends": split.ends, "first": split.first, "example": split.example, "chars": split.chars}
+    arrays = {
+        "ids": split.ids,
+        "ends": split.ends,
+        "first": split.first,
+        "example": split.example,
+        "chars": split.chars,
+    }
     arrays |= {f"targets.{key}": value for key, value in split.targets.items()}
     if split.texts is not None:
         arrays["texts"] = np.frombuffer(json.dumps(split.texts, ensure_ascii=False).encode(), np.uint8)
@@ -76,7 +88,9 @@ def flatten(name: str, split: Split) -> dict[str, np.ndarray]:
 
 
 def unflatten(parts: dict[str, np.ndarray]) -> Split:
-    targets = {key.removeprefix("targets."): value for key, value in parts.items() if key.startswith("targets.")}
+    targets = {
+        key.removeprefix("targets."): value for key, value in parts.items() if key.startswith("targets.")
+    }
     texts = json.loads(parts["texts"].tobytes()) if "texts" in parts else None
     plain = {key: parts.get(key) for key in ("ids", "ends", "first", "example", "chars")}
     return Split(**plain, targets=targets, texts=texts)

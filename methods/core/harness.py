@@ -50,11 +50,18 @@ class Ancestor:
     def model(self) -> torch.nn.Module:
         path = self.folder / f"{self.protocol}.safetensors"
         if path.is_file() and files.sha256_file(path) != self.sha256:
-            raise UserError(f"{path} is damaged (its SHA-256 is not the one in its run.json): delete it and run again.")
+            raise UserError(
+                f"{path} is damaged (its SHA-256 is not the one in its run.json): delete it and run again."
+            )
         return artifact.load(path)[0]
 
     def told(self) -> dict:
-        return {"method": self.name, "seed": self.run["asked"]["seed"], "sha256": self.sha256, "score": self.score}
+        return {
+            "method": self.name,
+            "seed": self.run["asked"]["seed"],
+            "sha256": self.sha256,
+            "score": self.score,
+        }
 
 
 def ancestor(folder: Path, protocol: str) -> Ancestor:
@@ -105,17 +112,23 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         print(f"{title}: already done in {out}", file=sys.stderr)
         return done
     (out / "run.json").unlink(missing_ok=True)  # it is written last: where it stands, everything stands
-    checkpoints = Checkpoints(out / "checkpoints", identity, *every, say=lambda text: print(f"{title}: {text}", file=sys.stderr))
+    checkpoints = Checkpoints(
+        out / "checkpoints", identity, *every, say=lambda text: print(f"{title}: {text}", file=sys.stderr)
+    )
     failed = next((one for one in found.values() if one.run["status"] != "ok"), None)
     teacher = found.get("teacher")
     if failed:
-        return _write_diverged(out, record, identity, "diverged (ancestor)", f"its ancestor {failed.name} {failed.run['status']}")
+        return _write_diverged(
+            out, record, identity, "diverged (ancestor)", f"its ancestor {failed.name} {failed.run['status']}"
+        )
     _check_teacher(teacher, ask)
 
     inputs = {"accelerator": accelerator, "padding": ask["padding"], "max_length": task.meta["max_length"]}
 
     def predict(model, exact: bool = False) -> dict:
-        outputs = {name: train.predict(model, split, exact=exact, **inputs) for name, split in task.dev.items()}
+        outputs = {
+            name: train.predict(model, split, exact=exact, **inputs) for name, split in task.dev.items()
+        }
         return scoring.predictions(task, outputs)
 
     init = found["init"].model() if "init" in found else None
@@ -141,7 +154,10 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         return _write_diverged(out, record, identity, "diverged", fitted.diverged)
 
     scores, kept, sizes, digests = {}, scoring.references(task), {}, {}
-    for protocol, weights, step in (("last", fitted.last, state.step), ("best", fitted.best, state.best_step)):
+    for protocol, weights, step in (
+        ("last", fitted.last, state.step),
+        ("best", fitted.best, state.best_step),
+    ):
         path = out / f"{protocol}.safetensors"
         meta = _artefact_meta(ask, task, base, base_sha, protocol, step)
         if accelerator.is_main_process:
@@ -152,17 +168,22 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         scores[protocol] = {"step": step, "metrics": scoring.score(task, predictions)}
         sizes[protocol] = artifact.size(model.state_dict(), path)
         for split, arrays in predictions.items():
-            kept |= {f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v for key, v in arrays.items()}
+            kept |= {
+                f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v
+                for key, v in arrays.items()
+            }
     if accelerator.is_main_process:
         digests["predictions.npz"] = _write_npz(out / "predictions.npz", kept)
         record |= {"status": "ok", "scores": scores, "size": sizes[ask["primary"]], "files": digests}
-        _write_machine(out, started, trained, state.step)
+        _write_machine(out, started, trained, state.step, checkpoints.resumed)
         files.write_json(out / "run.json", {**record, "identity": identity})
         checkpoints.clear()
     return record
 
 
-def _frame(ask: dict, task, base, base_sha: str, found: dict, precision: str, accelerator: Accelerator) -> dict:
+def _frame(
+    ask: dict, task, base, base_sha: str, found: dict, precision: str, accelerator: Accelerator
+) -> dict:
     """What is known of a run before it starts; its hash identifies the run and its checkpoints."""
     teacher, init = found.get("teacher"), found.get("init")
     asked = {key: value for key, value in ask.items() if key != "code"}
@@ -207,7 +228,10 @@ def _finished(out: Path, identity: str) -> dict | None:
         return None
     with contextlib.suppress(UserError, KeyError, OSError):
         done = files.read_json(out / "run.json")
-        whole = all((out / name).is_file() and files.sha256_file(out / name) == sha for name, sha in done["files"].items())
+        whole = all(
+            (out / name).is_file() and files.sha256_file(out / name) == sha
+            for name, sha in done["files"].items()
+        )
         if done["identity"] == identity and whole and (out / "machine.json").is_file():
             return done
     return None
@@ -229,7 +253,9 @@ def _write_diverged(out: Path, record: dict, identity: str, status: str, reason:
     """All declared files of a run that has no scores: a result to show, not an error to hide."""
     record |= {"status": status, "reason": reason}
     meta = {"method": record["asked"]["method"], "task": record["asked"]["task"], "reason": reason}
-    digests = {f"{name}.safetensors": artifact.save_diverged(out / f"{name}.safetensors", meta) for name in PROTOCOLS}
+    digests = {
+        f"{name}.safetensors": artifact.save_diverged(out / f"{name}.safetensors", meta) for name in PROTOCOLS
+    }
     digests["predictions.npz"] = _write_npz(out / "predictions.npz", {})
     record["files"] = digests
     now = time.monotonic()
@@ -258,14 +284,16 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> str:
         return files.sha256_file(temporary)
 
 
-def _write_machine(out: Path, started: float, trained: float, steps: int) -> None:
+def _write_machine(out: Path, started: float, trained: float, steps: int, resumed: int = 0) -> None:
     now = time.monotonic()
     files.write_json(
         out / "machine.json",
         {
             **provenance.machine(),
             "seconds": {"train": trained - started, "evaluate": now - trained, "total": now - started},
+            "resumed": resumed,
             "steps_per_second": steps / (trained - started) if trained > started else None,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            * (1 if sys.platform == "darwin" else 1024),
         },
     )

@@ -14,7 +14,15 @@ class BertAdam(Optimizer):
     by itself instead of over all of them. Weight decay is decoupled: p -= lr * (m / (sqrt(v) + eps) + decay * p).
     """
 
-    def __init__(self, params, lr: float, betas=(0.9, 0.999), eps: float = 1e-6, weight_decay: float = 0.01, max_norm=1.0):
+    def __init__(
+        self,
+        params,
+        lr: float,
+        betas=(0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        max_norm=1.0,
+    ):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "max_norm": max_norm}
         super().__init__(params, defaults)
 
@@ -26,7 +34,10 @@ class BertAdam(Optimizer):
                 continue
             for param in params:
                 if not self.state[param]:
-                    self.state[param] = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+                    self.state[param] = {
+                        "exp_avg": torch.zeros_like(param),
+                        "exp_avg_sq": torch.zeros_like(param),
+                    }
             grads = [param.grad for param in params]
             first = [self.state[param]["exp_avg"] for param in params]
             second = [self.state[param]["exp_avg_sq"] for param in params]
@@ -77,7 +88,11 @@ def set_rate(optimizer: Optimizer, step: int, total: int, warmup: float) -> floa
     `step` counts from 0, so that with a warm-up the first update has rate 0, as in BERT's code.
     """
     progress = step / total
-    factor = progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup) if warmup < 1 else 0.0)
+    factor = (
+        progress / warmup
+        if progress < warmup
+        else max(0.0, (1 - progress) / (1 - warmup) if warmup < 1 else 0.0)
+    )
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
     return factor

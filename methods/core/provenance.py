@@ -6,7 +6,17 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "scipy", "scikit-learn", "datasets")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "datasets",
+)
 TOLD_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # arithmetic in hardware; elsewhere bf16 is slower than fp32
 
@@ -43,7 +53,12 @@ def precision(wanted: str, cuda: bool) -> tuple[str, str | None]:
         able = bool(BF16_FLAGS & set(cpu()[1]))
     if able:
         return "bf16", None
-    return "fp32", "bf16 was asked for, but this device has none in hardware: training in fp32" if wanted == "bf16" else None
+    return (
+        "fp32",
+        "bf16 was asked for, but this device has none in hardware: training in fp32"
+        if wanted == "bf16"
+        else None,
+    )
 
 
 def git() -> tuple[str | None, bool | None]:

@@ -67,7 +67,9 @@ class State:
     curve: list[dict] = field(default_factory=list)
     dev: list[dict] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
-    pending: dict[str, float] = field(default_factory=dict)  # loss terms summed since the last entry of the curve
+    pending: dict[str, float] = field(
+        default_factory=dict
+    )  # loss terms summed since the last entry of the curve
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,15 @@ def fit(
                 if at and not looked and (at % evaluate_every == 0 or at == steps):
                     metrics = evaluate(student)
                     score = next(iter(metrics.values()))
-                    state.dev.append({"step": state.step, "stage": stage.name, "score": score, "metrics": metrics})
+                    state.dev.append(
+                        {"step": state.step, "stage": stage.name, "score": score, "metrics": metrics}
+                    )
                     if final and (state.best_score is None or score > state.best_score):
                         state.best_score, state.best_step = score, state.step
-                        best = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
+                        best = {
+                            name: tensor.detach().cpu().clone()
+                            for name, tensor in student.state_dict().items()
+                        }
                 if at == steps:
                     break
                 if at // stage.batches(train) != epoch:
@@ -144,20 +151,38 @@ def fit(
                 rows = batches[at % stage.batches(train)]
                 factor = optim.set_rate(optimizer, at, steps, stage.warmup)
                 losses = _gradient(
-                    student, teacher, train, rows, stage.terms, state, accelerator, seed, padding, max_length, progress
+                    student,
+                    teacher,
+                    train,
+                    rows,
+                    stage.terms,
+                    state,
+                    accelerator,
+                    seed,
+                    padding,
+                    max_length,
+                    progress,
                 )
                 optim.clip(student, stage.clip)
                 optimizer.step()
                 if stage.on_step:
                     stage.on_step(student, optimizer, at)
                 optimizer.zero_grad()
-                state.step, state.stage_step, state.examples = state.step + 1, at + 1, state.examples + len(rows)
+                state.step, state.stage_step, state.examples = (
+                    state.step + 1,
+                    at + 1,
+                    state.examples + len(rows),
+                )
                 for name, value in losses.items():
                     state.pending[name] = state.pending.get(name, 0.0) + value
                 if state.stage_step % LOG_EVERY == 0 or state.stage_step == steps:
                     _log(state, stage, stage.lr * factor)
                     facts = {"loss": f"{state.curve[-1]['loss']:.4f}"}
-                    facts |= {name: f"{value:.4f}" for name, value in state.curve[-1]["terms"].items() if len(stage.terms) > 1}
+                    facts |= {
+                        name: f"{value:.4f}"
+                        for name, value in state.curve[-1]["terms"].items()
+                        if len(stage.terms) > 1
+                    }
                     facts |= {"dev": f"{state.dev[-1]['score']:.1f}"} if state.dev else {}
                     progress.update(state.step, facts)
                 if _told_to_leave(accelerator):
@@ -166,7 +191,9 @@ def fit(
                     save()
     except interrupt.Interrupted:
         save()
-        progress.say(f"told to leave at step {state.step}: checkpoint written; the same command goes on from here")
+        progress.say(
+            f"told to leave at step {state.step}: checkpoint written; the same command goes on from here"
+        )
         raise
     except Diverged as reason:
         progress.say(f"diverged: {reason}")
@@ -179,7 +206,9 @@ def fit(
     return Fit(state, last, best)
 
 
-def _gradient(student, teacher, train, rows, terms, state, accelerator, seed, padding, max_length, progress) -> dict:
+def _gradient(
+    student, teacher, train, rows, terms, state, accelerator, seed, padding, max_length, progress
+) -> dict:
     """Leave the gradient of the mean loss over the global batch in the student; the loss terms as floats.
 
     Out of memory halves the micro-batch and doubles the accumulation: the effective batch, and so the gradient, stay.
@@ -188,7 +217,9 @@ def _gradient(student, teacher, train, rows, terms, state, accelerator, seed, pa
     while True:
         torch.manual_seed((seed * 1_000_003 + state.step) * 1009 + accelerator.process_index)
         try:
-            sums = _accumulate(student, teacher, train, share, len(rows), terms, state, accelerator, padding, max_length)
+            sums = _accumulate(
+                student, teacher, train, share, len(rows), terms, state, accelerator, padding, max_length
+            )
             break
         except RuntimeError as error:
             if state.micro_batch <= 1 or not should_reduce_batch_size(error):
@@ -206,13 +237,17 @@ def _gradient(student, teacher, train, rows, terms, state, accelerator, seed, pa
     return dict(zip(terms, sums.tolist(), strict=True))
 
 
-def _accumulate(student, teacher, train, share, count, terms, state, accelerator, padding, max_length) -> Tensor:
+def _accumulate(
+    student, teacher, train, share, count, terms, state, accelerator, padding, max_length
+) -> Tensor:
     """Forward and backward over this process's share of a batch of `count` rows; the sums of its terms, (terms,)."""
     student.train()
     wants_hidden = bool(distill.NEEDS_HIDDEN & terms.keys())
     sums = torch.zeros(len(terms), device=accelerator.device)
     for start in range(0, len(share), state.micro_batch):
-        batch = tensors(collate(train, share[start : start + state.micro_batch], padding, max_length), accelerator)
+        batch = tensors(
+            collate(train, share[start : start + state.micro_batch], padding, max_length), accelerator
+        )
         with accelerator.autocast():
             theirs = None
             if teacher is not None:
@@ -220,7 +255,9 @@ def _accumulate(student, teacher, train, share, count, terms, state, accelerator
                     theirs = forward(teacher, batch, wants_hidden)
             ours = forward(student, batch, wants_hidden)
         values = [distill.TERMS[name](ours, theirs, batch).sum() / count for name in terms]
-        accelerator.backward(sum(weight * value for weight, value in zip(terms.values(), values, strict=True)))
+        accelerator.backward(
+            sum(weight * value for weight, value in zip(terms.values(), values, strict=True))
+        )
         sums += torch.stack([value.detach() for value in values])
     return sums
 
@@ -231,12 +268,21 @@ def forward(model: nn.Module, batch: dict[str, Tensor], hidden_states: bool = Fa
 
 
 def tensors(batch: dict[str, np.ndarray], accelerator: Accelerator) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(accelerator.device) for name, array in batch.items()}
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(array)).to(accelerator.device)
+        for name, array in batch.items()
+    }
 
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, split: Split, *, accelerator: Accelerator, padding: str, max_length: int, exact: bool = False
+    model: nn.Module,
+    split: Split,
+    *,
+    accelerator: Accelerator,
+    padding: str,
+    max_length: int,
+    exact: bool = False,
 ) -> list[np.ndarray]:
     """Each row's outputs in the split's order: (labels,) for classes and numbers, (2, tokens) for spans.
 

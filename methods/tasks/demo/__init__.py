@@ -3,8 +3,9 @@
 Pure standard library, no file read, the same bytes on every machine. Nothing here is comparable with a paper.
 """
 
+import re
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 from .acceptability import judgements
 from .dice import Dice
@@ -48,6 +49,8 @@ TASKS: dict[str, tuple[Callable[[Dice], Rows], int, int]] = {
 }
 VALIDATION_ROWS = 600
 MISLABELLED = 0.04
+WORD = re.compile(r"\w+|[^\w\s]")
+CORPUS_SAMPLE = 20_000  # texts; by then every word of the small world has been said many times
 
 
 def generate(task: str, seed: int = 0) -> dict[str, list[dict]]:
@@ -88,3 +91,11 @@ def _numbered(task: str, rows: Rows, annotator: Dice, labels: int) -> Rows:
 def corpus(seed: int = 0) -> Iterator[tuple[str, str | None]]:
     """Endless text to pre-train on: one or two parts each, no task's rows and no labels."""
     return texts(Dice("corpus", seed))
+
+
+def vocabulary(seed: int = 0) -> list[str]:
+    """Every word and mark that the tasks and the text to pre-train on can say, lower-case and sorted."""
+    said = [row.values() for task in TASKS for rows in generate(task, seed).values() for row in rows]
+    values = chain.from_iterable(said), chain.from_iterable(islice(corpus(seed), CORPUS_SAMPLE))
+    texts = (value for value in chain(*values) if isinstance(value, str))
+    return sorted({word for text in texts for word in WORD.findall(text.lower())})

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from .dice import Dice
 from .lexicon import MANNERS, NAMES, PEOPLE_VERBS, THING_VERBS, Verb
-from .sentences import ALL_PLACES, ALL_TIMES, HOME, capitalised, draw_member, with_article
+from .sentences import ALL_PLACES, ALL_TIMES, HOME, capitalised, draw_member
 
 Words = list[str]
 
@@ -119,7 +119,15 @@ def question(dice: Dice, good: bool) -> Words:
 
 def plain(dice: Dice, good: bool) -> Words:
     """A plain statement; broken by a word lost, doubled or out of place."""
-    words = ["the", dice.pick(MANNERS), _person(dice), _deed(dice).past, "the", _thing(dice), _where_or_when(dice)]
+    words = [
+        "the",
+        dice.pick(MANNERS),
+        _person(dice),
+        _deed(dice).past,
+        "the",
+        _thing(dice),
+        _where_or_when(dice),
+    ]
     if good:
         return words
     turn = dice.below(4)

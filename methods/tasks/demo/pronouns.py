@@ -19,8 +19,8 @@ class Schema(NamedTuple):
 
 
 FILLERS = {
-    "thing": tuple("lamp vase trophy statue clock painting radio puppet drum basket guitar parcel".split()),
-    "animal": tuple("dog cat fox wolf bear goat horse rabbit lion eagle monkey mouse".split()),
+    "thing": tuple(["lamp", "vase", "trophy", "statue", "clock", "painting", "radio", "puppet", "drum", "basket", "guitar", "parcel"]),
+    "animal": tuple(["dog", "cat", "fox", "wolf", "bear", "goat", "horse", "rabbit", "lion", "eagle", "monkey", "mouse"]),
     "she": NAMES["she"],
     "he": NAMES["he"],
 }

@@ -39,7 +39,9 @@ def _field(dice: Dice) -> Field:
 
 def _without(dice: Dice, fact: Fact, *kept: str) -> Fact:
     """The fact, perhaps without its place or time."""
-    return replace(fact, **{slot: None for slot in ("place", "time") if slot not in kept and dice.chance(0.4)})
+    return replace(
+        fact, **{slot: None for slot in ("place", "time") if slot not in kept and dice.chance(0.4)}
+    )
 
 
 def restated(dice: Dice) -> Twins:

@@ -35,9 +35,7 @@ HOME = Field(PEOPLE, THINGS)
 AWAY = Field(MORE_PEOPLE, MORE_THINGS)
 FIELDS = (HOME, AWAY)
 EVERYWHERE = Field(PEOPLE + MORE_PEOPLE, THINGS + MORE_THINGS)
-KIND_OF = {
-    member: kind for kind in EVERYWHERE.people + EVERYWHERE.things for member in kind.members
-}
+KIND_OF = {member: kind for kind in EVERYWHERE.people + EVERYWHERE.things for member in kind.members}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,11 @@ def duplicates(dice: Dice) -> Iterator[dict]:
         slot = dice.other(ASKABLE, kept)
         same = dice.chance(0.45)
         other, other_slot = (fact, slot) if same else _another_question(dice, fact, slot, kept)
-        yield {"question1": ask(dice, fact, slot), "question2": ask(dice, other, other_slot), "label": int(same)}
+        yield {
+            "question1": ask(dice, fact, slot),
+            "question2": ask(dice, other, other_slot),
+            "label": int(same),
+        }
 
 
 def _another_question(dice: Dice, fact: Fact, slot: str, kept: str | None) -> tuple[Fact, str]:

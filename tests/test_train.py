@@ -1,0 +1,395 @@
+import copy
+import dataclasses
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from methods import fp32
+from methods.core import data, distill, files, harness, interrupt, optim, train
+from methods.core.bert import from_base
+from methods.core.checkpoints import Checkpoints
+from methods.core.train import Stage
+from methods.errors import UserError
+
+STAGE = Stage(
+    name="labels",
+    epochs=2,
+    lr=1e-3,
+    batch_size=8,
+    terms={"labels": 1.0},
+    warmup=0.1,
+    weight_decay=0.01,
+    clip="global",
+)
+
+
+def fitted(
+    base, sst2, accelerator, *, stage=STAGE, seed=1, padding="bucket", student=None, evaluate=None, **rest
+):
+    student = student or from_base(base, "classification", 2, seed)
+    return train.fit(
+        student,
+        [stage] if isinstance(stage, Stage) else stage,
+        sst2.train,
+        evaluate or (lambda model: {"accuracy": 50.0}),
+        accelerator=accelerator,
+        seed=seed,
+        padding=padding,
+        max_length=32,
+        evaluate_every=4,
+        **rest,
+    )
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def without_dropout(base):
+    return dataclasses.replace(
+        base, config={**base.config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    )
+
+
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(base, sst2, accelerator):
+    first, again, other = (fitted(base, sst2, accelerator, seed=seed) for seed in (1, 1, 2))
+    assert equal(first.last, again.last)
+    assert first.state == again.state
+    assert not equal(first.last, other.last)
+
+
+def test_training_learns_what_single_words_do_not_tell(base, sst2, accelerator):
+    stage = dataclasses.replace(STAGE, epochs=100, lr=5e-3)
+    student = from_base(without_dropout(base), "classification", 2, 1)
+    result = fitted(base, sst2, accelerator, stage=stage, student=student)
+    assert result.state.curve[-1]["loss"] < 0.1 < 0.5 < result.state.curve[0]["loss"]
+
+
+@pytest.mark.parametrize("stop_at", [3, 8, 15])
+def test_a_run_that_was_stopped_anywhere_ends_with_the_same_weights(
+    base, sst2, accelerator, tmp_path, stop_at
+):
+    class Stop(Exception):
+        pass
+
+    def stop(student, optimizer, step):
+        if step == stop_at:
+            raise Stop
+
+    scores = {4: 60.0, 8: 70.0, 12: 65.0, 16: 70.0}
+    steps = []
+
+    def evaluate(model):
+        steps.append(1)
+        return {"accuracy": scores[4 * len(steps)]}
+
+    whole = fitted(base, sst2, accelerator, evaluate=evaluate)
+    steps.clear()
+    with pytest.raises(Stop):
+        stage = dataclasses.replace(STAGE, on_step=stop)
+        fitted(
+            base,
+            sst2,
+            accelerator,
+            stage=stage,
+            evaluate=evaluate,
+            checkpoints=Checkpoints(tmp_path, "x", steps=2),
+        )
+    steps[:] = steps[
+        : (stop_at // 2 * 2 - (stop_at // 2 * 2) % 4 - (4 if stop_at // 2 * 2 % 4 == 0 else 0)) // 4
+    ]
+    resumed = fitted(
+        base, sst2, accelerator, evaluate=evaluate, checkpoints=Checkpoints(tmp_path, "x", steps=2)
+    )
+    assert equal(whole.last, resumed.last)
+    assert equal(whole.best, resumed.best)
+    assert whole.state == resumed.state
+    assert whole.state.best_step == 8  # the first of two equal scores
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before_and_says_so(base, sst2, accelerator, tmp_path):
+    said = []
+    whole = fitted(base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "x", steps=4, say=said.append))
+    newest = sorted(tmp_path.glob("step-*"))[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    resumed = fitted(
+        base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "x", steps=4, say=said.append)
+    )
+    assert equal(whole.last, resumed.last)
+    assert f"Checkpoint {newest.name} is damaged" in said[0]
+    assert said[1].startswith("Resuming from step-")
+
+
+def test_a_checkpoint_of_another_recipe_is_never_continued(base, sst2, accelerator, tmp_path):
+    said = []
+    fitted(base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "x", steps=4))
+    fitted(base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "y", steps=4, say=said.append))
+    assert "belongs to another recipe" in said[0]
+    assert not any("Resuming" in line for line in said)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(base, sst2, accelerator):
+    base = without_dropout(base)
+    stage = dataclasses.replace(STAGE, epochs=1)
+    plain = fitted(base, sst2, accelerator, stage=stage)
+    student = from_base(base, "classification", 2, 1)
+    forward = student.forward
+
+    def small_memory(input_ids, **inputs):
+        if student.training and len(input_ids) > 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+        return forward(input_ids=input_ids, **inputs)
+
+    student.forward = small_memory
+    cramped = fitted(base, sst2, accelerator, stage=stage, student=student)
+    assert cramped.state.micro_batch == 2
+    assert [event.split(": ")[1] for event in cramped.state.events] == [
+        "micro-batch halved to 4",
+        "micro-batch halved to 2",
+    ]
+    assert cramped.state.curve[0]["loss"] == pytest.approx(plain.state.curve[0]["loss"], rel=1e-5)
+    assert all(torch.allclose(cramped.last[name], plain.last[name], atol=2e-5) for name in plain.last)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(base, sst2, accelerator):
+    student = from_base(base, "classification", 2, 1)
+
+    def broken(**inputs):
+        raise RuntimeError("shapes do not fit")
+
+    student.forward = broken
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        fitted(base, sst2, accelerator, student=student)
+
+
+def test_padding_does_not_change_what_is_learned(base, sst2, accelerator):
+    base = without_dropout(base)
+    bucket, full = (fitted(base, sst2, accelerator, padding=padding) for padding in ("bucket", "max_length"))
+    assert all(torch.allclose(bucket.last[name], full.last[name], atol=2e-5) for name in full.last)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_within_a_logging_step(base, sst2, accelerator):
+    def poison(student, optimizer, step):
+        if step == 2:
+            student.classifier.weight.data.fill_(float("nan"))
+
+    result = fitted(base, sst2, accelerator, stage=dataclasses.replace(STAGE, epochs=10, on_step=poison))
+    assert "nan" in result.diverged
+    assert result.state.step == train.LOG_EVERY
+    assert result.last is None
+
+
+def test_stages_follow_one_another_and_only_the_last_one_selects(base, sst2, accelerator):
+    scores = iter(range(100, 0, -1))
+    stages = [STAGE, dataclasses.replace(STAGE, name="second", lr=1e-4)]
+    result = fitted(
+        base, sst2, accelerator, stage=stages, evaluate=lambda model: {"accuracy": float(next(scores))}
+    )
+    assert [entry["stage"] for entry in result.state.dev] == ["labels"] * 4 + ["second"] * 4
+    assert result.state.best_step == 20
+    assert result.state.step == 32
+
+
+def test_sigterm_writes_a_checkpoint_and_leaves(base, sst2, accelerator, tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupt, "_asked", False)
+    stage = dataclasses.replace(
+        STAGE, on_step=lambda student, optimizer, step: step == 5 and interrupt._note(signal.SIGTERM, None)
+    )
+    with pytest.raises(interrupt.Interrupted):
+        fitted(base, sst2, accelerator, stage=stage, checkpoints=Checkpoints(tmp_path, "x"))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000006.safetensors"]
+
+
+def test_bertadam_equals_a_slow_twin():
+    """No bias correction, one norm for each tensor, decoupled decay: written out number by number."""
+    torch.manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(5))]
+    twins = [param.detach().double().numpy().copy() for param in params]
+    moments = [(np.zeros_like(twin), np.zeros_like(twin)) for twin in twins]
+    optimizer = optim.BertAdam(
+        [{"params": params[:1], "weight_decay": 0.01}, {"params": params[1:], "weight_decay": 0.0}], lr=0.1
+    )
+    for step in range(20):
+        grads = [
+            torch.randn_like(param) * 3**step / 1000 for param in params
+        ]  # from below the clip to far above
+        for index, grad in enumerate(grads):
+            params[index].grad = grad
+            grad = grad.double().numpy()
+            norm = np.sqrt((grad**2).sum())
+            grad = grad * min(1.0, 1.0 / (norm + 1e-6))
+            first, second = moments[index]
+            first[...] = 0.9 * first + 0.1 * grad
+            second[...] = 0.999 * second + 0.001 * grad**2
+            decay = 0.01 if index == 0 else 0.0
+            twins[index] -= 0.1 * (first / (np.sqrt(second) + 1e-6) + decay * twins[index])
+        optimizer.step()
+        for param, twin in zip(params, twins, strict=True):
+            np.testing.assert_allclose(param.detach().numpy(), twin, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("step", "factor"), [(0, 0.0), (5, 0.5), (10, 1.0), (55, 0.5), (100, 0.0)])
+def test_the_rate_rises_and_falls_linearly(step, factor):
+    optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "peak": 3.0}], lr=3.0)
+    assert optim.set_rate(optimizer, step, 100, 0.1) == pytest.approx(factor)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(3.0 * factor)
+
+
+def test_biases_and_layer_norms_do_not_decay_and_tagged_parameters_have_their_own_rate(base):
+    student = from_base(base, "classification", 2, 1)
+    student.classifier.bias.quantizer = True
+    optimizer = optim.build(student, dataclasses.replace(STAGE, quantizer_lr=0.5))
+    decayed, undecayed, quantizer = optimizer.param_groups
+    assert quantizer["params"] == [student.classifier.bias]
+    assert (quantizer["lr"], quantizer["weight_decay"]) == (0.5, 0.0)
+    assert all(param.ndim == 2 for param in decayed["params"])
+    assert all(param.ndim == 1 for param in undecayed["params"])
+    assert undecayed["weight_decay"] == 0.0
+
+
+class Output:
+    def __init__(self, *scores, hidden=None):
+        names = ("logits",) if len(scores) == 1 else ("start_logits", "end_logits")
+        self.__dict__ |= dict(zip(names, scores, strict=True)) | {"hidden_states": hidden}
+
+
+def test_soft_cross_entropy_by_hand():
+    ours, theirs = torch.log(torch.tensor([[0.25, 0.75]])), torch.log(torch.tensor([[0.5, 0.5]]))
+    value = distill.teacher_logits(Output(ours), Output(theirs), {})
+    assert value.item() == pytest.approx(-(0.5 * np.log(0.25) + 0.5 * np.log(0.75)), rel=1e-6)
+
+
+def test_a_regression_student_learns_from_its_teachers_logit():
+    ours = torch.tensor([[1.0], [2.0]], requires_grad=True)
+    value = distill.teacher_logits(Output(ours), Output(torch.tensor([[0.0], [4.0]])), {})
+    assert value.tolist() == [1.0, 4.0]
+    value.sum().backward()
+    assert ours.grad.abs().min() > 0
+
+
+def test_hidden_states_are_averaged_over_real_tokens_only():
+    ours = [torch.ones(1, 3, 2), torch.full((1, 3, 2), 2.0)]
+    theirs = [torch.zeros(1, 3, 2), torch.zeros(1, 3, 2)]
+    ours[0][:, 2], ours[1][:, 2] = 100.0, 100.0  # padding
+    batch = {"attention_mask": torch.tensor([[1, 1, 0]])}
+    value = distill.hidden(
+        Output(torch.zeros(1, 2), hidden=ours), Output(torch.zeros(1, 2), hidden=theirs), batch
+    )
+    assert value.tolist() == [1.0 + 4.0]
+    with pytest.raises(ValueError, match="2 hidden states, teacher 1"):
+        distill.hidden(Output(ours[0], hidden=ours), Output(ours[0], hidden=theirs[:1]), batch)
+
+
+def test_span_losses_ignore_padding():
+    scores = torch.tensor([[0.0, 0.0, 50.0]])
+    batch = {
+        "attention_mask": torch.tensor([[1, 1, 0]]),
+        "start": torch.tensor([0]),
+        "end": torch.tensor([1]),
+    }
+    assert distill.labels(Output(scores, scores), None, batch).item() == pytest.approx(np.log(2), rel=1e-6)
+
+
+def run(ask, tmp_path, base_path, sst2_path, name="a", folders=None, **changes):
+    return harness.run(
+        {**copy.deepcopy(ask), **changes},
+        fp32,
+        tmp_path / name,
+        data_path=sst2_path,
+        base_path=base_path,
+        ancestors=folders or {},
+    )
+
+
+def test_a_run_writes_every_file_and_its_score_is_the_loaded_files(
+    ask, tmp_path, base_path, sst2_path, sst2, accelerator
+):
+    record = run(ask, tmp_path, base_path, sst2_path)
+    folder = tmp_path / "a"
+    assert {path.name for path in folder.iterdir()} == {*harness.OUTPUTS, ".lock"}
+    for name, digest in record["files"].items():
+        assert files.sha256_file(folder / name) == digest
+    model, meta = harness.artifact.load(folder / "last.safetensors")
+    outputs = np.stack(
+        train.predict(model, sst2.dev["validation"], accelerator=accelerator, padding="bucket", max_length=32)
+    )
+    stored = np.load(folder / "predictions.npz")
+    np.testing.assert_array_equal(stored["last.validation"], outputs)
+    right = (outputs.argmax(1) == stored["labels.validation"]).mean()
+    assert record["scores"]["last"]["metrics"]["accuracy"] == pytest.approx(100 * right)
+    assert meta["labels"] == ["negative", "positive"]
+    size = record["size"]
+    assert size["file_bytes"] == (folder / "last.safetensors").stat().st_size
+    assert size["counted_bytes"] == 4 * sum(param.numel() for param in model.parameters())
+    assert size["paper_bytes"] == size["counted_bytes"] - 4 * (2 * 16 + 2)  # without the head
+
+
+def test_equal_runs_have_equal_bytes_and_a_finished_run_is_left_alone(
+    ask, tmp_path, base_path, sst2_path, capsys
+):
+    for name in ("a", "b"):
+        run(ask, tmp_path, base_path, sst2_path, name)
+    for name in ("run.json", "last.safetensors", "best.safetensors", "predictions.npz"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    before = (tmp_path / "a/machine.json").stat().st_mtime_ns
+    run(ask, tmp_path, base_path, sst2_path, "a")
+    assert "already done" in capsys.readouterr().err
+    assert (tmp_path / "a/machine.json").stat().st_mtime_ns == before
+
+
+def taught(ask, teacher: str = "fp32"):
+    spec = {**ask["spec"], "teacher": teacher, "recipe": {**ask["spec"]["recipe"], "terms": {"logits": 1.0}}}
+    return {"method": "fp32_kd", "spec": spec, "ancestors": {"teacher": [teacher, "sst2", 1]}}
+
+
+def test_a_weak_teacher_stops_its_students_unless_told_otherwise(ask, tmp_path, base_path, sst2_path):
+    run(ask, tmp_path, base_path, sst2_path, "teacher")
+    path = tmp_path / "teacher/run.json"
+    weak = json.loads(path.read_text())
+    weak["scores"]["last"]["metrics"]["accuracy"] = weak["baseline"]["metrics"]["accuracy"]
+    path.write_text(json.dumps(weak))
+    ancestors = {"teacher": tmp_path / "teacher"}
+    with pytest.raises(UserError, match="no more than the constant baseline's .*allow_weak_teacher: true"):
+        run(ask, tmp_path, base_path, sst2_path, "b", ancestors, **taught(ask))
+    record = run(ask, tmp_path, base_path, sst2_path, "b", ancestors, **taught(ask), allow_weak_teacher=True)
+    assert record["teacher"]["sha256"] == weak["files"]["last.safetensors"]
+
+
+def test_a_tampered_teacher_is_refused_by_name(ask, tmp_path, base_path, sst2_path):
+    run(ask, tmp_path, base_path, sst2_path, "teacher")
+    model = tmp_path / "teacher/last.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"teacher/last\.safetensors is damaged"):
+        run(
+            ask,
+            tmp_path,
+            base_path,
+            sst2_path,
+            "b",
+            {"teacher": tmp_path / "teacher"},
+            **taught(ask),
+            allow_weak_teacher=True,
+        )
+
+
+def test_divergence_is_a_result_and_reaches_descendants(ask, tmp_path, base_path, sst2_path):
+    hot = {**ask["budget"], "lr_scale": 1e30}
+    record = run(ask, tmp_path, base_path, sst2_path, "teacher", budget=hot)
+    assert record["status"] == "diverged"
+    assert record["scores"] is None
+    child = run(ask, tmp_path, base_path, sst2_path, "b", {"teacher": tmp_path / "teacher"}, **taught(ask))
+    assert child["status"] == "diverged (ancestor)"
+    assert "fp32" in child["reason"]
+    assert all((tmp_path / "b" / name).is_file() for name in harness.OUTPUTS)
+
+
+def test_batches_are_a_function_of_seed_and_epoch_and_hold_every_row_once(sst2):
+    first = data.shuffled(sst2.train, 7, 1, 0)
+    assert np.array_equal(np.sort(np.concatenate(first)), np.arange(len(sst2.train)))
+    assert all(np.array_equal(a, b) for a, b in zip(first, data.shuffled(sst2.train, 7, 1, 0), strict=True))
+    assert not all(
+        np.array_equal(a, b) for a, b in zip(first, data.shuffled(sst2.train, 7, 1, 1), strict=True)
+    )
