@@ -35,12 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     def command(function, name: str, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help, description=help)
         sub.set_defaults(command=function)
-        sub.add_argument(
-            "--preset", help="preset to take the configuration from (default: config/config.yaml's)"
-        )
-        sub.add_argument(
-            "--ask", type=json.loads, help="the whole ask as JSON instead (what the workflow passes)"
-        )
+        sub.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
+        sub.add_argument("--ask", type=json.loads, help="the whole ask as JSON instead (what the workflow passes)")
         return sub
 
     sub = command(base, "base", "make the base model file")
@@ -58,9 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--teacher", type=Path, help="folder of the teacher's run")
     sub.add_argument("--init", type=Path, help="folder of the run to start from")
     sub.add_argument("--out", type=Path, help="folder of this run")
-    sub.add_argument(
-        "--processes", type=int, default=1, help="devices to train on together, through accelerate launch"
-    )
+    sub.add_argument("--processes", type=int, default=1, help="devices to train on together, through accelerate launch")
     sub.add_argument("--checkpoint-steps", type=int, help="write a checkpoint every so many steps")
     sub.add_argument("--checkpoint-seconds", type=float, default=60, help="and every so many seconds")
     sub = command(score, "score", "score a run's stored predictions again, through evaluate, and compare")
@@ -86,20 +80,11 @@ def data(arguments) -> None:
 
     if ask["source"]["source"] == "generated":
         generated = demo.generate(ask["task"], ask["source"]["seed"])
-        splits = {
-            split: {name: [row[name] for row in rows] for name in rows[0]}
-            for split, rows in generated.items()
-        }
+        splits = {split: {name: [row[name] for row in rows] for name in rows[0]} for split, rows in generated.items()}
     else:
         splits = hub.rows(ask["entry"], ask["source"]["mirror"])
-    tokenizer = (
-        read_sealed(arguments.base or _work(catalogue) / "base.safetensors")[0]["tokenizer"]
-        .tobytes()
-        .decode()
-    )
-    encode.write_task(
-        arguments.out or _work(catalogue) / f"data/{ask['task']}.safetensors", ask, tokenizer, splits
-    )
+    tokenizer = read_sealed(arguments.base or _work(catalogue) / "base.safetensors")[0]["tokenizer"].tobytes().decode()
+    encode.write_task(arguments.out or _work(catalogue) / f"data/{ask['task']}.safetensors", ask, tokenizer, splits)
 
 
 def run(arguments) -> None:
@@ -183,10 +168,7 @@ def _told(record: dict) -> str:
     name = f"{asked['method']} {asked['task']} seed {asked['seed']}"
     if record["status"] != "ok":
         return f"{name}: {record['status']}: {record['reason']}"
-    scores = [
-        f"{protocol} {record['scores'][protocol]['metrics'][record['metric']]:.2f}"
-        for protocol in ("last", "best")
-    ]
+    scores = [f"{protocol} {record['scores'][protocol]['metrics'][record['metric']]:.2f}" for protocol in ("last", "best")]
     return f"{name}: {record['metric']} {', '.join(scores)} (baseline {record['baseline']['metrics'][record['metric']]:.2f})"
 
 

@@ -13,9 +13,9 @@ def explain(error: OSError) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"No space is left for {where}: free some and run the same command again; nothing finished is lost."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{where} cannot be written: make the folder writable or work in another one, then run the same command again."
-    if error.errno == errno.ENOENT:
         return (
-            f"{where} does not exist: run the command that makes it first (`snakemake -n` shows the order)."
+            f"{where} cannot be written: make the folder writable or work in another one, then run the same command again."
         )
+    if error.errno == errno.ENOENT:
+        return f"{where} does not exist: run the command that makes it first (`snakemake -n` shows the order)."
     return None

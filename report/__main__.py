@@ -12,19 +12,13 @@ from report.files import ReportError, write_json, write_text
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m report", description="Make cells from runs and the page from cells."
-    )
+    parser = argparse.ArgumentParser(prog="python -m report", description="Make cells from runs and the page from cells.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     cell = commands.add_parser("cell", help="summarise a method's runs on one task over seeds")
     cell.add_argument("--out", type=Path, required=True, help="the cell, results/METHOD_TASK.json")
-    cell.add_argument(
-        "--run", type=Path, nargs="+", required=True, metavar="RUN_DIR", help="folders with a run.json"
-    )
-    cell.add_argument(
-        "--primary", choices=("last", "best"), default="last", help="protocol that counts (default: last)"
-    )
+    cell.add_argument("--run", type=Path, nargs="+", required=True, metavar="RUN_DIR", help="folders with a run.json")
+    cell.add_argument("--primary", choices=("last", "best"), default="last", help="protocol that counts (default: last)")
 
     page = commands.add_parser("page", help="make the page from cells, in the order in which they are named")
     page.add_argument("--out", type=Path, required=True, help="the page, one HTML file")

@@ -92,9 +92,7 @@ def make_cell(folders: list[Path], primary: str) -> dict:
             "command": _command(asked),
             "volatile": {
                 "cost": _cost(runs),
-                "machines": [
-                    {"seed": run.seed, "machine": run.machine, "benchmark": run.benchmark} for run in runs
-                ],
+                "machines": [{"seed": run.seed, "machine": run.machine, "benchmark": run.benchmark} for run in runs],
             },
         },
     }
@@ -117,8 +115,7 @@ def read_run(folder: Path) -> Run:
             raise ReportError(f"{path} is missing though run.json names it; let snakemake make the run again")
         if name == "predictions.npz" and sha256(path) != digest:
             raise ReportError(
-                f"{path} is not the file that run.json recorded (its sha256 differs); "
-                "let snakemake make the run again"
+                f"{path} is not the file that run.json recorded (its sha256 differs); let snakemake make the run again"
             )
     return Run(folder, record, machine, _read_benchmark(folder / "benchmark.tsv"))
 
@@ -131,9 +128,7 @@ def _read_benchmark(path: Path) -> dict | None:
             row = next(csv.DictReader(file, delimiter="\t"))
         return {"seconds": _figure(row["s"]), "max_rss_mib": _figure(row["max_rss"])}
     except (OSError, ValueError, KeyError, StopIteration):
-        raise ReportError(
-            f"{path} is not a benchmark of Snakemake's; delete it, the cell does without"
-        ) from None
+        raise ReportError(f"{path} is not a benchmark of Snakemake's; delete it, the cell does without") from None
 
 
 def _figure(text: str) -> float | None:
@@ -147,9 +142,7 @@ def _check_together(runs: list[Run], primary: str) -> None:
     cell = f"{first.record['asked']['method']} on {first.record['asked']['task']}"
     for run, after in itertools.pairwise(runs):
         if run.seed == after.seed:
-            raise ReportError(
-                f"{run.folder} and {after.folder} are both seed {run.seed}; name each seed once"
-            )
+            raise ReportError(f"{run.folder} and {after.folder} are both seed {run.seed}; name each seed once")
     for name, place in SHARED.items():
         values = {}
         for run in runs:
@@ -186,9 +179,7 @@ def _in_brief(value: str) -> str:
 def _seed(record: dict) -> dict:
     kept = _only(record, "status", "reason", "scores", "steps", "examples_seen", "events")
     curve = {
-        "loss": thin(
-            [[point["step"], point["loss"]] for point in record["curve"] if point["loss"] is not None]
-        ),
+        "loss": thin([[point["step"], point["loss"]] for point in record["curve"] if point["loss"] is not None]),
         "dev": thin([[point["step"], point["score"]] for point in record["dev"]]),
     }
     return {"seed": record["asked"]["seed"], "curve": curve} | kept
@@ -211,10 +202,7 @@ def _protocol(runs: list[Run], protocol: str, teacher: dict | None) -> dict:
             "and the same other metrics; let snakemake make them again"
         )
     names = scored[0] if scored else [metric]
-    metrics = {
-        name: summarise([metrics[name] for metrics in scored], n_diverged=len(runs) - len(scored))
-        for name in names
-    }
+    metrics = {name: summarise([metrics[name] for metrics in scored], n_diverged=len(runs) - len(scored)) for name in names}
     mean = metrics[metric]["mean"]
     known = mean is not None and teacher is not None and teacher["score"] is not None
     return {"metrics": metrics, "drop": teacher["score"] - mean if known else None}
@@ -255,9 +243,7 @@ def _cost(runs: list[Run]) -> dict:
     speeds = [m["steps_per_second"] for m in machines if m["steps_per_second"] is not None]
     return {
         "seconds": statistics.fmean(m["seconds"]["total"] for m in machines),
-        "peak_memory_bytes": max(
-            (m["peak_memory_bytes"] for m in machines if m["peak_memory_bytes"]), default=None
-        ),
+        "peak_memory_bytes": max((m["peak_memory_bytes"] for m in machines if m["peak_memory_bytes"]), default=None),
         "steps_per_second": statistics.fmean(speeds) if speeds else None,
         "n": len(machines),
     }

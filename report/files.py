@@ -26,9 +26,7 @@ def read_json(path: Path) -> dict:
     except OSError as error:
         raise ReportError(f"cannot read {path}: {error.strerror}; make it first with snakemake") from None
     except (ValueError, RecursionError) as error:
-        raise ReportError(
-            f"{path} is not valid JSON ({error}); delete it and let snakemake make it again"
-        ) from None
+        raise ReportError(f"{path} is not valid JSON ({error}); delete it and let snakemake make it again") from None
     if not isinstance(document, dict):
         raise ReportError(f"{path} holds no JSON object; delete it and let snakemake make it again")
     return document
@@ -57,9 +55,7 @@ def _validator(schema: str) -> jsonschema.Draft202012Validator:
     names = ("run.schema.yaml", "cell.schema.yaml")
     contents = {name: yaml.safe_load((SCHEMAS / name).read_text(encoding="utf-8")) for name in names}
     resources = ((name, referencing.Resource.from_contents(content)) for name, content in contents.items())
-    return jsonschema.Draft202012Validator(
-        {"$ref": schema}, registry=referencing.Registry().with_resources(resources)
-    )
+    return jsonschema.Draft202012Validator({"$ref": schema}, registry=referencing.Registry().with_resources(resources))
 
 
 def sha256(path: Path) -> str:

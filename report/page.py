@@ -63,9 +63,7 @@ def read_cells(paths: list[Path]) -> list[dict]:
         metric, protocols = cell["measured"]["metric"], cell["measured"]["protocols"]
         reports = [cell["measured"]["baseline"], *protocols.values()]
         if any(metric not in report["metrics"] for report in reports):
-            raise ReportError(
-                f"{path} lacks its own primary metric {metric}; delete it and let snakemake make it again"
-            )
+            raise ReportError(f"{path} lacks its own primary metric {metric}; delete it and let snakemake make it again")
         if key in seen:
             raise ReportError(f"{seen[key]} and {path} are both {key[0]} on {key[1]}; name each cell once")
         seen[key] = path
@@ -151,8 +149,7 @@ def headline(board: Board) -> str:
     drops = {
         method: statistics.fmean(_drop(cell, board.primary) for cell in cells)
         for method in students
-        if (cells := board.complete(method, board.primary))
-        and all(_drop(cell, board.primary) is not None for cell in cells)
+        if (cells := board.complete(method, board.primary)) and all(_drop(cell, board.primary) is not None for cell in cells)
     }
     if drops:
         return _closest_student(board, drops)
@@ -278,10 +275,7 @@ def detail(cell: dict) -> dict:
         "title": title(cell),
         "task": task_title(cell["asked"]["task"]),
         "metric": metric_title(measured["metric"]),
-        "summaries": {
-            protocol: block["metrics"][measured["metric"]]
-            for protocol, block in measured["protocols"].items()
-        },
+        "summaries": {protocol: block["metrics"][measured["metric"]] for protocol, block in measured["protocols"].items()},
         "metrics": {name: metric_title(name) for name in metrics_of(cell)},
         "recipe": recipe + [(name, plain(value), None) for name, value in flat(stanza)],
         "budget": [(name, plain(value)) for name, value in flat(cell["asked"]["budget"])],
@@ -391,9 +385,7 @@ def chart(caption: str, name: str, seeds: list[dict], levels: list[tuple[str, fl
     curves = [(seed["seed"], seed["curve"][name]) for seed in seeds if seed["curve"][name]]
     if not curves:
         return None
-    ticks = round_ticks(
-        [value for _, points in curves for _, value in points] + [value for _, value in levels]
-    )
+    ticks = round_ticks([value for _, points in curves for _, value in points] + [value for _, value in levels])
     last = max(step for _, points in curves for step, _ in points) or 1
     low, high = ticks[0], ticks[-1]
 

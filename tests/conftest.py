@@ -15,7 +15,28 @@ from methods.tasks import encode
 from workflow import catalogue
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-WORDS = ["the", "a", "good", "bad", "film", "very", "not", "is", "was", "dull", "fine", "story", "dog", "ran", "fast", "where", "who", ".", "?", "[MASK]"]
+WORDS = [
+    "the",
+    "a",
+    "good",
+    "bad",
+    "film",
+    "very",
+    "not",
+    "is",
+    "was",
+    "dull",
+    "fine",
+    "story",
+    "dog",
+    "ran",
+    "fast",
+    "where",
+    "who",
+    ".",
+    "?",
+    "[MASK]",
+]
 CONFIG = {
     "vocab_size": len(WORDS) + 4,
     "hidden_size": 16,

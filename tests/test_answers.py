@@ -164,12 +164,7 @@ def random_case(seed: int):
 
 def padded(rows: list[np.ndarray], fill) -> np.ndarray:
     width = max(map(len, rows))
-    return np.array(
-        [
-            np.pad(row, [(0, width - len(row))] + [(0, 0)] * (row.ndim - 1), constant_values=fill)
-            for row in rows
-        ]
-    )
+    return np.array([np.pad(row, [(0, width - len(row))] + [(0, 0)] * (row.ndim - 1), constant_values=fill) for row in rows])
 
 
 @settings(max_examples=300, deadline=None)

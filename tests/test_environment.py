@@ -69,17 +69,13 @@ def test_direct_pins_are_those_of_the_constraints(file):
 def test_every_package_installed_for_the_project_is_pinned_and_is_the_pinned_version():
     constraints = pins_of("constraints.txt")
     names = needed([*pins_of("requirements.txt"), *pins_of("requirements-dev.txt")])
-    installed = {
-        name: metadata.version(name).partition("+")[0] for name in names
-    }  # a CPU torch is 2.13.0+cpu
+    installed = {name: metadata.version(name).partition("+")[0] for name in names}  # a CPU torch is 2.13.0+cpu
     assert {name: constraints.get(name) for name in names} == installed
 
 
 def test_conda_gets_the_same_pins():
     *conda, with_pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    portable, cuda = (
-        (ROOT / "constraints.txt").read_text().split("# asked for by the CUDA build of torch alone\n")
-    )
+    portable, cuda = (ROOT / "constraints.txt").read_text().split("# asked for by the CUDA build of torch alone\n")
     assert read_pins(with_pip["pip"]) == read_pins(portable.splitlines())
     assert all(name.startswith(("nvidia-", "cuda-", "triton")) for name in read_pins(cuda.splitlines()))
     (python,) = [line.removeprefix("python=") for line in conda if line.startswith("python")]
@@ -96,9 +92,7 @@ def test_pre_commit_runs_the_pinned_linters():
 
 
 # A package index belongs to a machine's pip settings, not to the project. (No pattern here matches itself.)
-INDEX = re.compile(
-    r"--(?:extra-)?index[-]url|--find[-]links|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org"
-)
+INDEX = re.compile(r"--(?:extra-)?index[-]url|--find[-]links|pypi[.]org|pythonhosted[.]org|download[.]pytorch[.]org")
 
 
 @pytest.mark.parametrize(
@@ -111,9 +105,7 @@ def test_a_package_index_is_noticed(text):
 
 def test_no_file_names_a_package_index_or_a_folder_of_this_machine():
     try:
-        names = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True
-        ).stdout.split("\0")
+        names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
     except FileNotFoundError:
         names = []
     if "Makefile" not in names:

@@ -13,16 +13,11 @@ ARRAYS = {"weight": np.arange(12, dtype=np.float32).reshape(3, 4), "codes": np.a
 
 def test_a_sealed_file_gives_back_what_was_sealed_and_has_equal_bytes(tmp_path):
     first = files.write_sealed(tmp_path / "a.safetensors", ARRAYS, {"b": 1, "a": [2.5, "ü"]})
-    second = files.write_sealed(
-        tmp_path / "b.safetensors", dict(reversed(ARRAYS.items())), {"a": [2.5, "ü"], "b": 1}
-    )
+    second = files.write_sealed(tmp_path / "b.safetensors", dict(reversed(ARRAYS.items())), {"a": [2.5, "ü"], "b": 1})
     arrays, meta = files.read_sealed(tmp_path / "a.safetensors")
     assert first == second
     assert meta == {"a": [2.5, "ü"], "b": 1}
-    assert all(
-        np.array_equal(arrays[name], ARRAYS[name]) and arrays[name].dtype == ARRAYS[name].dtype
-        for name in ARRAYS
-    )
+    assert all(np.array_equal(arrays[name], ARRAYS[name]) and arrays[name].dtype == ARRAYS[name].dtype for name in ARRAYS)
 
 
 def test_every_flipped_byte_is_found(tmp_path):
@@ -79,9 +74,7 @@ def test_a_full_disk_is_one_line_that_says_what_to_do():
 def test_a_second_writer_waits_for_the_first(tmp_path):
     code = f"from methods.core.files import lock\nfrom pathlib import Path\nwith lock(Path({str(tmp_path)!r})): print('in')"
     with files.lock(tmp_path):
-        waiting = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        waiting = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert "Waiting: process" in waiting.stderr.readline()
         assert waiting.poll() is None
     assert waiting.communicate(timeout=20)[0] == "in\n"

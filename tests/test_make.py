@@ -45,9 +45,7 @@ def make(project, *words, **variables):
     calls = project / "calls"
     calls.write_text("")
     # A make that runs this very test must not hand its own flags down.
-    environment = {
-        k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS"}
-    }
+    environment = {k: v for k, v in os.environ.items() if k not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS"}}
     process = subprocess.run(
         ["make", "PYTHON=./stand-in", *words],
         cwd=project, env=environment | variables, capture_output=True, text=True, timeout=60,
@@ -169,8 +167,6 @@ def test_clean_removes_products_and_leaves_the_environment_and_what_git_keeps(pr
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).touch()
     make(project, "clean")
-    left = {
-        str(path.relative_to(project)) for top in ("results", "report") for path in (project / top).rglob("*")
-    }
+    left = {str(path.relative_to(project)) for top in ("results", "report") for path in (project / top).rglob("*")}
     assert left == {"results/.gitkeep", "report/page.py"}
     assert make(project)[1] == BUILT

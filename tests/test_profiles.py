@@ -20,9 +20,7 @@ def test_these_are_all_the_profiles():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_key_is_an_option_of_snakemake_and_none_is_science(name):
-    options = {
-        text.removeprefix("--") for action in get_argument_parser()._actions for text in action.option_strings
-    }
+    options = {text.removeprefix("--") for action in get_argument_parser()._actions for text in action.option_strings}
     assert settings(name).keys() <= options
     # Snakemake drops a profile's config as soon as the user gives any: results would depend on the machine.
     assert settings(name).keys().isdisjoint({"config", "configfile", "configfiles"})

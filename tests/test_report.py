@@ -33,14 +33,10 @@ def predictions(asked: dict) -> str:
     return f"predictions on {asked['task']}, seed {asked['seed']}"
 
 
-def run_record(
-    *, method="fp32", task="rte", seed=1, last=61.0, best=62.0, diverged=False, second=None, teacher=None
-):
+def run_record(*, method="fp32", task="rte", seed=1, last=61.0, best=62.0, diverged=False, second=None, teacher=None):
     """A run.json as the harness writes it; `second` is (metric's name, score) where a task has two."""
     extra = dict([second]) if second else {}
-    files = {
-        name: digest(f"{name} {method} {task} {seed}") for name in ("last.safetensors", "best.safetensors")
-    }
+    files = {name: digest(f"{name} {method} {task} {seed}") for name in ("last.safetensors", "best.safetensors")}
     return {
         "format": 1,
         "asked": {
@@ -99,9 +95,7 @@ def run_record(
             }
             for step in range(60, 360, 60)
         ],
-        "files": {}
-        if diverged
-        else files | {"predictions.npz": digest(predictions({"task": task, "seed": seed}))},
+        "files": {} if diverged else files | {"predictions.npz": digest(predictions({"task": task, "seed": seed}))},
         "events": [],
         "ran_on": {
             "data": {
@@ -206,9 +200,7 @@ def test_one_seed_has_no_deviation_and_says_so():
 
 
 def test_a_diverged_seed_is_counted_and_not_averaged(cell_of):
-    cell = cell_of(
-        run_record(seed=1, last=60.0), run_record(seed=2, diverged=True), run_record(seed=3, last=64.0)
-    )
+    cell = cell_of(run_record(seed=1, last=60.0), run_record(seed=2, diverged=True), run_record(seed=3, last=64.0))
     summary = cell["measured"]["protocols"]["last"]["metrics"]["accuracy"]
     assert (summary["mean"], summary["n"], summary["n_diverged"]) == (62.0, 2, 1)
     assert [seed["status"] for seed in cell["measured"]["seeds"]] == ["ok", "diverged", "ok"]
@@ -492,9 +484,7 @@ def board(cell_of):
 
     teacher = {"method": "fp32", "seed": 1, "sha256": digest("teacher"), "score": 63.0}
     return [
-        cell_of(
-            *(record(task="rte", seed=seed, last=last) for seed, last in ((1, 60.0), (2, 62.0), (3, 67.0)))
-        ),
+        cell_of(*(record(task="rte", seed=seed, last=last) for seed, last in ((1, 60.0), (2, 62.0), (3, 67.0)))),
         cell_of(record(task="mrpc", second=("f1", 81.25), last=70.04)),
         cell_of(record(task="sst2", seed=1, last=80.0), record(task="sst2", seed=2, diverged=True)),
         cell_of(record(method="lsq_4bit", task="rte", last=61.5, teacher=teacher)),
@@ -531,18 +521,9 @@ def test_headline_says_what_the_cells_say(cell_of):
 
     teacher = {"method": "fp32", "seed": 1, "sha256": digest("teacher"), "score": 63.0}
     full = [cell_of(run_record(task=task, last=last)) for task, last in (("rte", 62.5), ("sst2", 82.5))]
-    assert (
-        headline(Board(full))
-        == "Full precision beats the constant answer on all 2 tasks, by 20.0 points on average."
-    )
-    students = [
-        cell_of(run_record(method="lsq_4bit", task=task, last=62.0, teacher=teacher))
-        for task in ("rte", "sst2")
-    ]
-    worse = [
-        cell_of(run_record(method="lsq_2bit", task=task, last=55.0, teacher=teacher))
-        for task in ("rte", "sst2")
-    ]
+    assert headline(Board(full)) == "Full precision beats the constant answer on all 2 tasks, by 20.0 points on average."
+    students = [cell_of(run_record(method="lsq_4bit", task=task, last=62.0, teacher=teacher)) for task in ("rte", "sst2")]
+    worse = [cell_of(run_record(method="lsq_2bit", task=task, last=55.0, teacher=teacher)) for task in ("rte", "sst2")]
     assert headline(Board(full + students)) == (
         "Title of lsq_4bit ends 1.0 points below its teacher on average over 2 tasks, "
         "in a file 2.0 times smaller than full precision."
@@ -609,9 +590,7 @@ def test_how_numbers_are_written():
     assert bits({"bits": {"weights": 2, "embeddings": 2, "activations": 8}}) == "2-2-8"
 
 
-@pytest.mark.parametrize(
-    "values", [[0.0], [5.0, 5.0], [61.3, 62.9], [-3.0, 40.0], [1e-9, 2e-9], [0.01, 700.0]]
-)
+@pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [61.3, 62.9], [-3.0, 40.0], [1e-9, 2e-9], [0.01, 700.0]])
 def test_ticks_are_few_and_enclose_the_values(values):
     ticks = round_ticks(values)
     assert 2 <= len(ticks) <= 7 and ticks == sorted(set(ticks))

@@ -192,9 +192,7 @@ def test_class_scores_are_bounded_and_symmetric(pairs):
         assert score == pytest.approx(TABLE[name](references, predictions))
 
 
-@given(
-    st.lists(st.integers(-1000, 1000), min_size=2, max_size=30, unique=True), st.integers(1, 9), st.integers()
-)
+@given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=30, unique=True), st.integers(1, 9), st.integers())
 def test_correlations_ignore_scale_and_shift(values, scale, shift):
     moved = [scale * value + shift % 1000 for value in values]
     for name in VALUE_SCORES:
@@ -244,8 +242,7 @@ def random_squad(seed: int, least_golds: int) -> tuple[dict, dict, dict]:
 
     references = {f"q{i}": [some_words() for _ in range(rng.integers(least_golds, 4))] for i in range(12)}
     predictions = {
-        key: rng.choice(golds) if golds and rng.random() < 0.4 else some_words()
-        for key, golds in references.items()
+        key: rng.choice(golds) if golds and rng.random() < 0.4 else some_words() for key, golds in references.items()
     }
     return predictions, references, {key: float(rng.integers(-4, 5)) / 2 for key in references}
 
@@ -257,10 +254,7 @@ def test_squad_equals_torchmetrics(torchmetrics):
         predictions, references, _ = random_squad(seed, least_golds=1)
         theirs = squad(
             [{"id": key, "prediction_text": text} for key, text in predictions.items()],
-            [
-                {"id": key, "answers": {"text": golds, "answer_start": [0] * len(golds)}}
-                for key, golds in references.items()
-            ],
+            [{"id": key, "answers": {"text": golds, "answer_start": [0] * len(golds)}} for key, golds in references.items()],
         )
         ours = scores.squad(predictions, references)
         agree(ours["f1"], theirs["f1"].item() / 100)
@@ -323,8 +317,7 @@ def test_squad2_without_thresholds_is_squad_on_answerable_questions():
     for seed in range(20):
         predictions, references, null_scores = random_squad(seed, least_golds=1)
         references = {
-            key: [gold for gold in golds if scores.normalise(gold)] or ["hill"]
-            for key, golds in references.items()
+            key: [gold for gold in golds if scores.normalise(gold)] or ["hill"] for key, golds in references.items()
         }
         without = scores.squad2(predictions, references, null_scores, threshold=np.inf)
         assert scores.squad(predictions, references) == {name: without[name] for name in ("f1", "exact")}
@@ -380,9 +373,7 @@ def run_python(script: str, **options) -> str:
 
 
 def test_importing_scores_and_answers_is_cheap():
-    loaded = run_python(
-        "import sys, methods.core.scores, methods.core.answers; print(*sys.modules)", cwd=ROOT
-    ).split()
+    loaded = run_python("import sys, methods.core.scores, methods.core.answers; print(*sys.modules)", cwd=ROOT).split()
     assert not {"torch", "datasets", "evaluate", "sklearn", "scipy"} & set(loaded)
 
 
@@ -445,8 +436,7 @@ def test_evaluate_metrics_give_the_same_scores_and_run_nothing_foreign(tmp_path)
                 for key, text in answers.items()
             ],
             "references": [
-                {"id": key, "answers": {"text": texts, "answer_start": [0] * len(texts)}}
-                for key, texts in golds.items()
+                {"id": key, "answers": {"text": texts, "answer_start": [0] * len(texts)}} for key, texts in golds.items()
             ],
         }
 

@@ -26,9 +26,7 @@ STAGE = Stage(
 )
 
 
-def fitted(
-    base, sst2, accelerator, *, stage=STAGE, seed=1, padding="bucket", student=None, evaluate=None, **rest
-):
+def fitted(base, sst2, accelerator, *, stage=STAGE, seed=1, padding="bucket", student=None, evaluate=None, **rest):
     student = student or from_base(base, "classification", 2, seed)
     return train.fit(
         student,
@@ -49,9 +47,7 @@ def equal(a, b):
 
 
 def without_dropout(base):
-    return dataclasses.replace(
-        base, config={**base.config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    )
+    return dataclasses.replace(base, config={**base.config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_others(base, sst2, accelerator):
@@ -69,9 +65,7 @@ def test_training_learns_what_single_words_do_not_tell(base, sst2, accelerator):
 
 
 @pytest.mark.parametrize("stop_at", [3, 8, 15])
-def test_a_run_that_was_stopped_anywhere_ends_with_the_same_weights(
-    base, sst2, accelerator, tmp_path, stop_at
-):
+def test_a_run_that_was_stopped_anywhere_ends_with_the_same_weights(base, sst2, accelerator, tmp_path, stop_at):
     class Stop(Exception):
         pass
 
@@ -98,12 +92,8 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_weights(
             evaluate=evaluate,
             checkpoints=Checkpoints(tmp_path, "x", steps=2),
         )
-    steps[:] = steps[
-        : (stop_at // 2 * 2 - (stop_at // 2 * 2) % 4 - (4 if stop_at // 2 * 2 % 4 == 0 else 0)) // 4
-    ]
-    resumed = fitted(
-        base, sst2, accelerator, evaluate=evaluate, checkpoints=Checkpoints(tmp_path, "x", steps=2)
-    )
+    steps[:] = steps[: (stop_at // 2 * 2 - (stop_at // 2 * 2) % 4 - (4 if stop_at // 2 * 2 % 4 == 0 else 0)) // 4]
+    resumed = fitted(base, sst2, accelerator, evaluate=evaluate, checkpoints=Checkpoints(tmp_path, "x", steps=2))
     assert equal(whole.last, resumed.last)
     assert equal(whole.best, resumed.best)
     assert whole.state == resumed.state
@@ -115,9 +105,7 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before_and_says_so(base, sst2, 
     whole = fitted(base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "x", steps=4, say=said.append))
     newest = sorted(tmp_path.glob("step-*"))[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = fitted(
-        base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "x", steps=4, say=said.append)
-    )
+    resumed = fitted(base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "x", steps=4, say=said.append))
     assert equal(whole.last, resumed.last)
     assert f"Checkpoint {newest.name} is damaged" in said[0]
     assert said[1].startswith("Resuming from step-")
@@ -185,9 +173,7 @@ def test_a_loss_that_is_no_number_ends_the_run_within_a_logging_step(base, sst2,
 def test_stages_follow_one_another_and_only_the_last_one_selects(base, sst2, accelerator):
     scores = iter(range(100, 0, -1))
     stages = [STAGE, dataclasses.replace(STAGE, name="second", lr=1e-4)]
-    result = fitted(
-        base, sst2, accelerator, stage=stages, evaluate=lambda model: {"accuracy": float(next(scores))}
-    )
+    result = fitted(base, sst2, accelerator, stage=stages, evaluate=lambda model: {"accuracy": float(next(scores))})
     assert [entry["stage"] for entry in result.state.dev] == ["labels"] * 4 + ["second"] * 4
     assert result.state.best_step == 20
     assert result.state.step == 32
@@ -213,9 +199,7 @@ def test_bertadam_equals_a_slow_twin():
         [{"params": params[:1], "weight_decay": 0.01}, {"params": params[1:], "weight_decay": 0.0}], lr=0.1
     )
     for step in range(20):
-        grads = [
-            torch.randn_like(param) * 3**step / 1000 for param in params
-        ]  # from below the clip to far above
+        grads = [torch.randn_like(param) * 3**step / 1000 for param in params]  # from below the clip to far above
         for index, grad in enumerate(grads):
             params[index].grad = grad
             grad = grad.double().numpy()
@@ -275,9 +259,7 @@ def test_hidden_states_are_averaged_over_real_tokens_only():
     theirs = [torch.zeros(1, 3, 2), torch.zeros(1, 3, 2)]
     ours[0][:, 2], ours[1][:, 2] = 100.0, 100.0  # padding
     batch = {"attention_mask": torch.tensor([[1, 1, 0]])}
-    value = distill.hidden(
-        Output(torch.zeros(1, 2), hidden=ours), Output(torch.zeros(1, 2), hidden=theirs), batch
-    )
+    value = distill.hidden(Output(torch.zeros(1, 2), hidden=ours), Output(torch.zeros(1, 2), hidden=theirs), batch)
     assert value.tolist() == [1.0 + 4.0]
     with pytest.raises(ValueError, match="2 hidden states, teacher 1"):
         distill.hidden(Output(ours[0], hidden=ours), Output(ours[0], hidden=theirs[:1]), batch)
@@ -304,9 +286,7 @@ def run(ask, tmp_path, base_path, sst2_path, name="a", folders=None, **changes):
     )
 
 
-def test_a_run_writes_every_file_and_its_score_is_the_loaded_files(
-    ask, tmp_path, base_path, sst2_path, sst2, accelerator
-):
+def test_a_run_writes_every_file_and_its_score_is_the_loaded_files(ask, tmp_path, base_path, sst2_path, sst2, accelerator):
     record = run(ask, tmp_path, base_path, sst2_path)
     folder = tmp_path / "a"
     assert {path.name for path in folder.iterdir()} == {*harness.OUTPUTS, ".lock"}
@@ -327,9 +307,7 @@ def test_a_run_writes_every_file_and_its_score_is_the_loaded_files(
     assert size["paper_bytes"] == size["counted_bytes"] - 4 * (2 * 16 + 2)  # without the head
 
 
-def test_equal_runs_have_equal_bytes_and_a_finished_run_is_left_alone(
-    ask, tmp_path, base_path, sst2_path, capsys
-):
+def test_equal_runs_have_equal_bytes_and_a_finished_run_is_left_alone(ask, tmp_path, base_path, sst2_path, capsys):
     for name in ("a", "b"):
         run(ask, tmp_path, base_path, sst2_path, name)
     for name in ("run.json", "last.safetensors", "best.safetensors", "predictions.npz"):
@@ -390,6 +368,4 @@ def test_batches_are_a_function_of_seed_and_epoch_and_hold_every_row_once(sst2):
     first = data.shuffled(sst2.train, 7, 1, 0)
     assert np.array_equal(np.sort(np.concatenate(first)), np.arange(len(sst2.train)))
     assert all(np.array_equal(a, b) for a, b in zip(first, data.shuffled(sst2.train, 7, 1, 0), strict=True))
-    assert not all(
-        np.array_equal(a, b) for a, b in zip(first, data.shuffled(sst2.train, 7, 1, 1), strict=True)
-    )
+    assert not all(np.array_equal(a, b) for a, b in zip(first, data.shuffled(sst2.train, 7, 1, 1), strict=True))

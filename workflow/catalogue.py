@@ -51,9 +51,7 @@ class Catalogue:
         spec = dict(self.methods[method])
         recipe = spec.pop("recipe")
         spec.pop("listed", None)  # where a method is shown does not change how it is trained
-        spec["recipe"] = {
-            key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()
-        }
+        spec["recipe"] = {key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()}
         spec["sources"] = {key: entry["source"] for key, entry in recipe.items()}
         keys = ("preset", "primary", "padding", "precision", "threads", "allow_weak_teacher")
         return {
@@ -86,9 +84,7 @@ class Catalogue:
     def ask_base(self) -> dict:
         base = self.config["base"]
         # Only pre-training depends on the training core: an imported model is the same whatever the core does.
-        sources = (
-            ["methods/core", "methods/tasks"] if base["source"] == "generated" else ["methods/core/bert.py"]
-        )
+        sources = ["methods/core", "methods/tasks"] if base["source"] == "generated" else ["methods/core/bert.py"]
         return {"base": base, "mirror": self.config["data"]["mirror"], "code": digest(*sources)}
 
     def repositories(self) -> list[dict]:
@@ -96,9 +92,7 @@ class Catalogue:
         found = {}
         for task in self.config["tasks"]:
             entry = self.tasks[task]
-            row = found.setdefault(
-                entry["dataset"], {"kind": "dataset", "revision": entry["revision"], "configs": []}
-            )
+            row = found.setdefault(entry["dataset"], {"kind": "dataset", "revision": entry["revision"], "configs": []})
             row["configs"].append(entry["config"])
         if self.config["base"]["source"] == "hub":
             found[self.config["base"]["id"]] = {"kind": "model", "revision": self.config["base"]["revision"]}
@@ -110,12 +104,10 @@ class Catalogue:
             if name is not None and name not in known:
                 raise ConfigError(f"Unknown {what} {name!r}. {_choices(name, known)}")
 
-    def refuse(self, target: str) -> str:
-        """One line for a target that nothing makes: what is wrong with its name and which names there are."""
-        stem = re.fullmatch(r"results/(.*)\.json", target)
-        if not stem:
-            return f"Nothing makes {target!r}. Ask for `all`, `partial`, `prefetch`, or a cell such as results/fp32_rte.json."
-        if not (name := NAME.fullmatch(stem[1])):
+    def refuse(self, stem: str) -> str:
+        """One line for results/{stem}.json that nothing makes: what is wrong with its name, and which names there are."""
+        target = f"results/{stem}.json"
+        if not (name := NAME.fullmatch(stem)):
             return f"{target!r} is no cell: write results/METHOD_TASK.json, such as results/fp32_rte.json."
         if name["task"] not in self.tasks:
             return f"Unknown task {name['task']!r} in {target!r}. {_choices(name['task'], self.tasks)}"
@@ -158,9 +150,7 @@ def merge(below: dict, above: dict) -> dict:
 def check(value: dict, schema_name: str, where: str) -> None:
     """Raise one line for the first thing that the schema forbids."""
     schema = read_yaml(ROOT / f"workflow/schemas/{schema_name}.schema.yaml")
-    errors = sorted(
-        jsonschema.Draft202012Validator(schema).iter_errors(value), key=lambda error: list(error.path)
-    )
+    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(value), key=lambda error: list(error.path))
     if not errors:
         return
     error = errors[0]
@@ -211,9 +201,7 @@ def _check_acyclic(line: list[str], methods: dict) -> None:
     spec = methods[line[-1]]
     for name in filter(None, {spec.get("teacher"), spec.get("init")}):
         if name in line:
-            raise ConfigError(
-                f"config/methods.yaml: {' -> '.join([*line, name])}: a method cannot descend from itself."
-            )
+            raise ConfigError(f"config/methods.yaml: {' -> '.join([*line, name])}: a method cannot descend from itself.")
         _check_acyclic([*line, name], methods)
 
 

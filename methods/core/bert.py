@@ -32,9 +32,7 @@ class Base:
 
 def write_base(path: Path, base: Base) -> None:
     tokenizer = np.frombuffer(base.tokenizer.encode(), np.uint8)
-    write_sealed(
-        path, {**base.weights, "tokenizer": tokenizer}, {"config": base.config, "source": base.source}
-    )
+    write_sealed(path, {**base.weights, "tokenizer": tokenizer}, {"config": base.config, "source": base.source})
 
 
 def read_base(path: Path) -> tuple[Base, str]:
@@ -53,9 +51,7 @@ def import_base(folder: Path, source: dict) -> Base:
         )
     path = folder / "model.safetensors"
     if not path.is_file():
-        raise UserError(
-            f"{folder} holds no model.safetensors (pickled weights are never loaded): convert the model first."
-        )
+        raise UserError(f"{folder} holds no model.safetensors (pickled weights are never loaded): convert the model first.")
     if source.get("sha256") and sha256_file(path) != source["sha256"]:
         raise UserError(
             f"{path} is damaged or another model (its SHA-256 is not {source['sha256'][:12]}...): fetch it again."
@@ -68,9 +64,7 @@ def import_base(folder: Path, source: dict) -> Base:
         weights[name] = tensor.float().numpy()
     expected = bert(BertConfig(**known(config)), "classification", 2).bert.state_dict()
     if missing := [name for name in expected if name not in weights]:
-        raise UserError(
-            f"{path} lacks {missing[0]!r}: a base model needs the whole of BERT, pooler included."
-        )
+        raise UserError(f"{path} lacks {missing[0]!r}: a base model needs the whole of BERT, pooler included.")
     kept = {name: weights[name] for name in expected}
     return Base(kept, known(config), _tokenizer_json(folder, config), {**source, "sha256": sha256_file(path)})
 
@@ -125,9 +119,7 @@ def from_base(base: Base, kind: str, labels: int, seed: int) -> nn.Module:
     model = bert(BertConfig(**base.config), kind, labels)
     weights = {f"bert.{name}": torch.from_numpy(array.copy()) for name, array in base.weights.items()}
     expected = model.state_dict().keys()
-    model.load_state_dict(
-        {name: tensor for name, tensor in weights.items() if name in expected}, strict=False
-    )
+    model.load_state_dict({name: tensor for name, tensor in weights.items() if name in expected}, strict=False)
     if missing := [name for name in expected if name not in weights and not name.startswith(HEADS)]:
         raise UserError(f"The base model lacks {missing[0]!r}: make it again.")
     return model

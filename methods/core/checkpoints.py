@@ -17,9 +17,7 @@ LARGEST_SHARE = 0.05  # of the time may go into writing checkpoints, however slo
 
 
 class Checkpoints:
-    def __init__(
-        self, folder: Path, identity: str, steps: int | None = None, seconds: float = 60.0, say=print
-    ):
+    def __init__(self, folder: Path, identity: str, steps: int | None = None, seconds: float = 60.0, say=print):
         self.folder, self.identity, self.steps, self.seconds, self.say = (
             Path(folder),
             identity,

@@ -16,9 +16,7 @@ from methods.core.files import read_sealed
 
 # Few lengths, so that code compiled for a shape is used again; every batch is padded to the smallest that holds it.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-POOL = (
-    50  # batches whose rows are sorted by length together: enough to save padding, few enough to stay random
-)
+POOL = 50  # batches whose rows are sorted by length together: enough to save padding, few enough to stay random
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,7 @@ class Split:
         default_factory=dict
     )  # (rows,) each: labels, or start and end; `words`: (tokens,)
     example: np.ndarray | None = None  # (rows,) span tasks: which example a window belongs to
-    chars: np.ndarray | None = (
-        None  # (tokens, 2) span tasks: characters of the passage under a token, or -1, -1
-    )
+    chars: np.ndarray | None = None  # (tokens, 2) span tasks: characters of the passage under a token, or -1, -1
     texts: dict | None = None  # span tasks: contexts, and examples as [id, context number, gold answers]
 
     def __len__(self) -> int:
@@ -88,9 +84,7 @@ def flatten(name: str, split: Split) -> dict[str, np.ndarray]:
 
 
 def unflatten(parts: dict[str, np.ndarray]) -> Split:
-    targets = {
-        key.removeprefix("targets."): value for key, value in parts.items() if key.startswith("targets.")
-    }
+    targets = {key.removeprefix("targets."): value for key, value in parts.items() if key.startswith("targets.")}
     texts = json.loads(parts["texts"].tobytes()) if "texts" in parts else None
     plain = {key: parts.get(key) for key in ("ids", "ends", "first", "example", "chars")}
     return Split(**plain, targets=targets, texts=texts)

@@ -84,9 +84,7 @@ def read_sealed(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays and the meta of a sealed file, every byte of both checked against its hash."""
     advice = "delete it and run the same command again"
     if not Path(path).is_file():
-        raise UserError(
-            f"{path} is missing: run the command that makes it first (`snakemake -n` shows the order)."
-        )
+        raise UserError(f"{path} is missing: run the command that makes it first (`snakemake -n` shows the order).")
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})[HEADER])
@@ -94,9 +92,7 @@ def read_sealed(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         body = {"meta": header["meta"], "tensors": header["tensors"]}
         sealed = header["seal"] == sha256(canonical(body).encode())
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"{path} is damaged or not one of ours ({type(error).__name__} in its header): {advice}."
-        ) from None
+        raise UserError(f"{path} is damaged or not one of ours ({type(error).__name__} in its header): {advice}.") from None
     if not sealed or arrays.keys() != header["tensors"].keys():
         raise UserError(f"{path} is damaged (its header does not match its seal): {advice}.")
     for name, array in arrays.items():

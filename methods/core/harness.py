@@ -50,9 +50,7 @@ class Ancestor:
     def model(self) -> torch.nn.Module:
         path = self.folder / f"{self.protocol}.safetensors"
         if path.is_file() and files.sha256_file(path) != self.sha256:
-            raise UserError(
-                f"{path} is damaged (its SHA-256 is not the one in its run.json): delete it and run again."
-            )
+            raise UserError(f"{path} is damaged (its SHA-256 is not the one in its run.json): delete it and run again.")
         return artifact.load(path)[0]
 
     def told(self) -> dict:
@@ -126,9 +124,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
     inputs = {"accelerator": accelerator, "padding": ask["padding"], "max_length": task.meta["max_length"]}
 
     def predict(model, exact: bool = False) -> dict:
-        outputs = {
-            name: train.predict(model, split, exact=exact, **inputs) for name, split in task.dev.items()
-        }
+        outputs = {name: train.predict(model, split, exact=exact, **inputs) for name, split in task.dev.items()}
         return scoring.predictions(task, outputs)
 
     init = found["init"].model() if "init" in found else None
@@ -169,8 +165,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         sizes[protocol] = artifact.size(model.state_dict(), path)
         for split, arrays in predictions.items():
             kept |= {
-                f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v
-                for key, v in arrays.items()
+                f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v for key, v in arrays.items()
             }
     if accelerator.is_main_process:
         digests["predictions.npz"] = _write_npz(out / "predictions.npz", kept)
@@ -181,9 +176,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
     return record
 
 
-def _frame(
-    ask: dict, task, base, base_sha: str, found: dict, precision: str, accelerator: Accelerator
-) -> dict:
+def _frame(ask: dict, task, base, base_sha: str, found: dict, precision: str, accelerator: Accelerator) -> dict:
     """What is known of a run before it starts; its hash identifies the run and its checkpoints."""
     teacher, init = found.get("teacher"), found.get("init")
     asked = {key: value for key, value in ask.items() if key != "code"}
@@ -228,10 +221,7 @@ def _finished(out: Path, identity: str) -> dict | None:
         return None
     with contextlib.suppress(UserError, KeyError, OSError):
         done = files.read_json(out / "run.json")
-        whole = all(
-            (out / name).is_file() and files.sha256_file(out / name) == sha
-            for name, sha in done["files"].items()
-        )
+        whole = all((out / name).is_file() and files.sha256_file(out / name) == sha for name, sha in done["files"].items())
         if done["identity"] == identity and whole and (out / "machine.json").is_file():
             return done
     return None
@@ -253,9 +243,7 @@ def _write_diverged(out: Path, record: dict, identity: str, status: str, reason:
     """All declared files of a run that has no scores: a result to show, not an error to hide."""
     record |= {"status": status, "reason": reason}
     meta = {"method": record["asked"]["method"], "task": record["asked"]["task"], "reason": reason}
-    digests = {
-        f"{name}.safetensors": artifact.save_diverged(out / f"{name}.safetensors", meta) for name in PROTOCOLS
-    }
+    digests = {f"{name}.safetensors": artifact.save_diverged(out / f"{name}.safetensors", meta) for name in PROTOCOLS}
     digests["predictions.npz"] = _write_npz(out / "predictions.npz", {})
     record["files"] = digests
     now = time.monotonic()

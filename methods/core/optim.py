@@ -88,11 +88,7 @@ def set_rate(optimizer: Optimizer, step: int, total: int, warmup: float) -> floa
     `step` counts from 0, so that with a warm-up the first update has rate 0, as in BERT's code.
     """
     progress = step / total
-    factor = (
-        progress / warmup
-        if progress < warmup
-        else max(0.0, (1 - progress) / (1 - warmup) if warmup < 1 else 0.0)
-    )
+    factor = progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup) if warmup < 1 else 0.0)
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
     return factor

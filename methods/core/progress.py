@@ -13,9 +13,7 @@ class Progress:
         self.title, self.total, self.stream, self.quiet = title, total, stream or sys.stderr, quiet
         self.step, self.started, self.spoke = 0, None, 0.0
         terminal = self.stream.isatty() and not quiet
-        self.bar = (
-            tqdm(total=total, desc=title, file=self.stream, unit="step", leave=False) if terminal else None
-        )
+        self.bar = tqdm(total=total, desc=title, file=self.stream, unit="step", leave=False) if terminal else None
 
     def say(self, text: str) -> None:
         if self.quiet:
@@ -28,9 +26,7 @@ class Progress:
     def update(self, step: int, facts: dict[str, str]) -> None:
         """Note that `step` steps are done; `facts` are the losses and scores worth a look."""
         now = time.monotonic()
-        if (
-            self.started is None
-        ):  # the first step after a start or a resume: the clock starts where work starts
+        if self.started is None:  # the first step after a start or a resume: the clock starts where work starts
             self.started = (now, step)
         if self.bar is not None:
             self.bar.set_postfix(facts, refresh=False)

@@ -55,9 +55,7 @@ def precision(wanted: str, cuda: bool) -> tuple[str, str | None]:
         return "bf16", None
     return (
         "fp32",
-        "bf16 was asked for, but this device has none in hardware: training in fp32"
-        if wanted == "bf16"
-        else None,
+        "bf16 was asked for, but this device has none in hardware: training in fp32" if wanted == "bf16" else None,
     )
 
 

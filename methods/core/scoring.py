@@ -23,14 +23,8 @@ def score(task: TaskData, found: dict[str, dict[str, np.ndarray]]) -> dict[str, 
     metrics = {}
     for number, (name, split) in enumerate(task.dev.items()):
         suffix = "_mm" if number else ""
-        names = [
-            metric.removesuffix(suffix)
-            for metric in task.meta["metrics"]
-            if metric.endswith("_mm") == bool(suffix)
-        ]
-        metrics |= {
-            metric + suffix: value for metric, value in _score(task.meta, split, found[name], names).items()
-        }
+        names = [metric.removesuffix(suffix) for metric in task.meta["metrics"] if metric.endswith("_mm") == bool(suffix)]
+        metrics |= {metric + suffix: value for metric, value in _score(task.meta, split, found[name], names).items()}
     return {name: metrics[name] for name in task.meta["metrics"]}
 
 
@@ -53,11 +47,7 @@ def baseline(task: TaskData) -> dict:
 
 def references(task: TaskData) -> dict[str, np.ndarray]:
     """What predictions are compared with, to be stored beside them: labels of each dev split (spans carry ids)."""
-    return {
-        f"labels.{name}": split.targets["labels"]
-        for name, split in task.dev.items()
-        if "labels" in split.targets
-    }
+    return {f"labels.{name}": split.targets["labels"] for name, split in task.dev.items() if "labels" in split.targets}
 
 
 def _score(meta: dict, split: Split, found: dict[str, np.ndarray], names: list[str]) -> dict[str, float]:

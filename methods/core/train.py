@@ -67,9 +67,7 @@ class State:
     curve: list[dict] = field(default_factory=list)
     dev: list[dict] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
-    pending: dict[str, float] = field(
-        default_factory=dict
-    )  # loss terms summed since the last entry of the curve
+    pending: dict[str, float] = field(default_factory=dict)  # loss terms summed since the last entry of the curve
 
 
 @dataclass(frozen=True)
@@ -134,15 +132,10 @@ def fit(
                 if at and not looked and (at % evaluate_every == 0 or at == steps):
                     metrics = evaluate(student)
                     score = next(iter(metrics.values()))
-                    state.dev.append(
-                        {"step": state.step, "stage": stage.name, "score": score, "metrics": metrics}
-                    )
+                    state.dev.append({"step": state.step, "stage": stage.name, "score": score, "metrics": metrics})
                     if final and (state.best_score is None or score > state.best_score):
                         state.best_score, state.best_step = score, state.step
-                        best = {
-                            name: tensor.detach().cpu().clone()
-                            for name, tensor in student.state_dict().items()
-                        }
+                        best = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
                 if at == steps:
                     break
                 if at // stage.batches(train) != epoch:
@@ -179,9 +172,7 @@ def fit(
                     _log(state, stage, stage.lr * factor)
                     facts = {"loss": f"{state.curve[-1]['loss']:.4f}"}
                     facts |= {
-                        name: f"{value:.4f}"
-                        for name, value in state.curve[-1]["terms"].items()
-                        if len(stage.terms) > 1
+                        name: f"{value:.4f}" for name, value in state.curve[-1]["terms"].items() if len(stage.terms) > 1
                     }
                     facts |= {"dev": f"{state.dev[-1]['score']:.1f}"} if state.dev else {}
                     progress.update(state.step, facts)
@@ -191,9 +182,7 @@ def fit(
                     save()
     except interrupt.Interrupted:
         save()
-        progress.say(
-            f"told to leave at step {state.step}: checkpoint written; the same command goes on from here"
-        )
+        progress.say(f"told to leave at step {state.step}: checkpoint written; the same command goes on from here")
         raise
     except Diverged as reason:
         progress.say(f"diverged: {reason}")
@@ -206,9 +195,7 @@ def fit(
     return Fit(state, last, best)
 
 
-def _gradient(
-    student, teacher, train, rows, terms, state, accelerator, seed, padding, max_length, progress
-) -> dict:
+def _gradient(student, teacher, train, rows, terms, state, accelerator, seed, padding, max_length, progress) -> dict:
     """Leave the gradient of the mean loss over the global batch in the student; the loss terms as floats.
 
     Out of memory halves the micro-batch and doubles the accumulation: the effective batch, and so the gradient, stay.
@@ -217,9 +204,7 @@ def _gradient(
     while True:
         torch.manual_seed((seed * 1_000_003 + state.step) * 1009 + accelerator.process_index)
         try:
-            sums = _accumulate(
-                student, teacher, train, share, len(rows), terms, state, accelerator, padding, max_length
-            )
+            sums = _accumulate(student, teacher, train, share, len(rows), terms, state, accelerator, padding, max_length)
             break
         except RuntimeError as error:
             if state.micro_batch <= 1 or not should_reduce_batch_size(error):
@@ -237,17 +222,13 @@ def _gradient(
     return dict(zip(terms, sums.tolist(), strict=True))
 
 
-def _accumulate(
-    student, teacher, train, share, count, terms, state, accelerator, padding, max_length
-) -> Tensor:
+def _accumulate(student, teacher, train, share, count, terms, state, accelerator, padding, max_length) -> Tensor:
     """Forward and backward over this process's share of a batch of `count` rows; the sums of its terms, (terms,)."""
     student.train()
     wants_hidden = bool(distill.NEEDS_HIDDEN & terms.keys())
     sums = torch.zeros(len(terms), device=accelerator.device)
     for start in range(0, len(share), state.micro_batch):
-        batch = tensors(
-            collate(train, share[start : start + state.micro_batch], padding, max_length), accelerator
-        )
+        batch = tensors(collate(train, share[start : start + state.micro_batch], padding, max_length), accelerator)
         with accelerator.autocast():
             theirs = None
             if teacher is not None:
@@ -255,9 +236,7 @@ def _accumulate(
                     theirs = forward(teacher, batch, wants_hidden)
             ours = forward(student, batch, wants_hidden)
         values = [distill.TERMS[name](ours, theirs, batch).sum() / count for name in terms]
-        accelerator.backward(
-            sum(weight * value for weight, value in zip(terms.values(), values, strict=True))
-        )
+        accelerator.backward(sum(weight * value for weight, value in zip(terms.values(), values, strict=True)))
         sums += torch.stack([value.detach() for value in values])
     return sums
 
@@ -268,10 +247,7 @@ def forward(model: nn.Module, batch: dict[str, Tensor], hidden_states: bool = Fa
 
 
 def tensors(batch: dict[str, np.ndarray], accelerator: Accelerator) -> dict[str, Tensor]:
-    return {
-        name: torch.from_numpy(np.ascontiguousarray(array)).to(accelerator.device)
-        for name, array in batch.items()
-    }
+    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(accelerator.device) for name, array in batch.items()}
 
 
 @torch.no_grad()

@@ -78,9 +78,7 @@ def pretrain(base: dict, out: Path, identity: str) -> Base:
             model,
             [stage],
             text["train"],
-            lambda student: {
-                "masked words right": accuracy(student, text["held out"], accelerator, base["positions"])
-            },
+            lambda student: {"masked words right": accuracy(student, text["held out"], accelerator, base["positions"])},
             accelerator=accelerator,
             seed=base["seed"],
             padding="bucket",

@@ -18,9 +18,7 @@ def write_task(path, ask: dict, tokenizer_json: str, splits: dict[str, dict[str,
     counts = {name: len(next(iter(columns.values()))) for name, columns in splits.items()}
     for name, columns in splits.items():
         if not counts[name]:
-            raise UserError(
-                f"{entry['dataset']} ({entry['config']}): split {name!r} is empty; copy it from the hub again."
-            )
+            raise UserError(f"{entry['dataset']} ({entry['config']}): split {name!r} is empty; copy it from the hub again.")
         hub.check_rows(columns, entry, f"{entry['dataset']}/{entry['config']}, split {name}")
     fingerprint = hub.fingerprint(splits)
     if ask["train_rows"] and ask["train_rows"] < counts["train"]:
@@ -29,9 +27,7 @@ def write_task(path, ask: dict, tokenizer_json: str, splits: dict[str, dict[str,
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()
     encode = _windows if entry["kind"] == "span" else _sentences
-    encoded = {
-        name: encode(columns, entry, ask["max_length"], tokenizer, name) for name, columns in splits.items()
-    }
+    encoded = {name: encode(columns, entry, ask["max_length"], tokenizer, name) for name, columns in splits.items()}
     generated = ask["source"]["source"] == "generated"
     official = counts if generated else entry["rows"]
     data = {
@@ -68,9 +64,7 @@ def _sentences(columns, entry, max_length: int, tokenizer: Tokenizer, split: str
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     texts = [columns[name] for name in entry["columns"]]
     encodings = tokenizer.encode_batch(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
-    first = [
-        encoding.type_ids.index(1) if 1 in encoding.type_ids else len(encoding.ids) for encoding in encodings
-    ]
+    first = [encoding.type_ids.index(1) if 1 in encoding.type_ids else len(encoding.ids) for encoding in encodings]
     labels = np.asarray(columns["label"], LABELS[entry["kind"]])
     return pack([encoding.ids for encoding in encodings], first, targets={"labels": labels})
 
@@ -110,13 +104,10 @@ def _windows(columns, entry, max_length: int, tokenizer: Tokenizer, split: str) 
                 break
             begin += min(length, span["stride"])
     if split == "train":
-        return pack(
-            rows, first, targets={"start": np.asarray(starts, np.int64), "end": np.asarray(ends, np.int64)}
-        )
+        return pack(rows, first, targets={"start": np.asarray(starts, np.int64), "end": np.asarray(ends, np.int64)})
     golds = [sorted(set(answers["text"])) for answers in columns["answers"]]
     listed = [
-        [columns["id"][example], numbers[columns["context"][example]], golds[example]]
-        for example in range(len(questions))
+        [columns["id"][example], numbers[columns["context"][example]], golds[example]] for example in range(len(questions))
     ]
     return pack(
         rows,

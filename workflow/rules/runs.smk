@@ -7,6 +7,8 @@ rule base:
         ensure("<work>/base.safetensors", non_empty=True),
     log:
         "<work>/logs/base.log",
+    conda:
+        "../../environment.yml"
     threads: CATALOGUE.config["base"].get("threads", 1)
     params:
         ask=catalogues.dump(CATALOGUE.ask_base()),
@@ -23,31 +25,14 @@ rule data:
         ensure("<work>/data/{task}.safetensors", non_empty=True),
     log:
         "<work>/logs/data/{task}.log",
+    conda:
+        "../../environment.yml"
     params:
         ask=lambda wildcards: catalogues.dump(CATALOGUE.ask_data(wildcards.task)),
     message:
         "Data of {wildcards.task}"
     shell:
         "python -m methods data --ask {params.ask:q} --base {input.base} --out {output} 2>&1 | tee {log}"
-
-
-def ancestors(wildcards):
-    """The files of the runs that a run descends from: Snakemake makes them first."""
-    found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
-    return [
-        f"{work(method, task, seed)}/{name}"
-        for method, task, seed in found.values()
-        for name in ("run.json", f"{CATALOGUE.config['primary']}.safetensors")
-    ]
-
-
-def ancestor_options(wildcards):
-    found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
-    return " ".join(f"--{role} {work(*run)}" for role, run in found.items())
-
-
-def work(method, task, seed):
-    return f"results/{CATALOGUE.config['preset']}/runs/{method}/{task}/{seed}"
 
 
 rule run:
@@ -65,15 +50,15 @@ rule run:
         "<work>/logs/{method}/{task}/{seed}.log",
     benchmark:
         "<work>/runs/{method}/{task}/{seed}/benchmark.tsv"
+    conda:
+        "../../environment.yml"
     threads: CATALOGUE.config["threads"]
     resources:
         gpu=0,
         processes=1,
         checkpoint_seconds=60,
     params:
-        ask=lambda wildcards: catalogues.dump(
-            CATALOGUE.ask(wildcards.method, wildcards.task, int(wildcards.seed))
-        ),
+        ask=lambda wildcards: catalogues.dump(CATALOGUE.ask(wildcards.method, wildcards.task, int(wildcards.seed))),
         ancestors=ancestor_options,
         out=lambda wildcards, output: os.path.dirname(output.run),
     message:
@@ -85,10 +70,12 @@ rule run:
 
 
 rule prefetch:
-    params:
-        ask=catalogues.dump(
-            {"repositories": CATALOGUE.repositories(), "mirror": CATALOGUE.config["data"]["mirror"]}
-        ),
+    log:
+        "<work>/logs/prefetch.log",
     localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        ask=catalogues.dump({"repositories": CATALOGUE.repositories(), "mirror": CATALOGUE.config["data"]["mirror"]}),
     shell:
-        "python -m methods prefetch --ask {params.ask:q}"
+        "python -m methods prefetch --ask {params.ask:q} 2>&1 | tee {log}"

@@ -199,9 +199,7 @@ class Survey:
 def _draw_survey(dice: Dice, field: Field) -> Survey:
     quantity = dice.pick(("all", "some", "none", "not all"))
     states = dice.pick(STATES)
-    return Survey(
-        quantity, _draw_thing(dice, _surveyed(field)), dice.pick(ALL_PLACES), states, dice.chance(0.5)
-    )
+    return Survey(quantity, _draw_thing(dice, _surveyed(field)), dice.pick(ALL_PLACES), states, dice.chance(0.5))
 
 
 def _surveyed(field: Field) -> tuple[Kind, ...]:

@@ -138,7 +138,18 @@ MANNERS = tuple(["young", "old", "tall", "short", "clever", "lazy", "brave", "sh
 # Complementary states: whatever is not the one is the other.
 STATES = tuple(
     tuple(pair.split("|"))
-    for pair in ["asleep|awake", "hungry|full", "healthy|sick", "wet|dry", "clean|dirty", "happy|unhappy", "tame|wild", "calm|restless", "alive|dead", "hidden|visible"]
+    for pair in [
+        "asleep|awake",
+        "hungry|full",
+        "healthy|sick",
+        "wet|dry",
+        "clean|dirty",
+        "happy|unhappy",
+        "tame|wild",
+        "calm|restless",
+        "alive|dead",
+        "hidden|visible",
+    ]
 )
 
 NAMES = {
@@ -148,21 +159,142 @@ NAMES = {
 
 # Reviews.
 GOOD = tuple(
-    ["brilliant", "charming", "delightful", "funny", "moving", "touching", "clever", "witty", "superb", "wonderful", "gripping", "fresh", "thrilling", "elegant", "warm", "graceful", "inspired", "memorable", "remarkable", "engaging", "enjoyable", "impressive", "excellent", "fantastic", "terrific", "splendid", "marvelous", "captivating", "refreshing", "satisfying", "vivid", "lively", "tender", "smart", "stylish", "beautiful", "dazzling", "heartfelt", "hilarious", "magnificent"]
+    [
+        "brilliant",
+        "charming",
+        "delightful",
+        "funny",
+        "moving",
+        "touching",
+        "clever",
+        "witty",
+        "superb",
+        "wonderful",
+        "gripping",
+        "fresh",
+        "thrilling",
+        "elegant",
+        "warm",
+        "graceful",
+        "inspired",
+        "memorable",
+        "remarkable",
+        "engaging",
+        "enjoyable",
+        "impressive",
+        "excellent",
+        "fantastic",
+        "terrific",
+        "splendid",
+        "marvelous",
+        "captivating",
+        "refreshing",
+        "satisfying",
+        "vivid",
+        "lively",
+        "tender",
+        "smart",
+        "stylish",
+        "beautiful",
+        "dazzling",
+        "heartfelt",
+        "hilarious",
+        "magnificent",
+    ]
 )
 BAD = tuple(
-    ["boring", "dull", "silly", "tedious", "clumsy", "predictable", "shallow", "flat", "stale", "lifeless", "bland", "messy", "dreary", "tiresome", "awful", "terrible", "horrible", "painful", "annoying", "pointless", "forgettable", "weak", "lame", "sloppy", "ugly", "stupid", "empty", "pretentious", "ridiculous", "confusing", "disappointing", "mediocre", "unpleasant", "dreadful", "cheesy", "hollow", "bleak", "awkward", "irritating", "laughable"]
+    [
+        "boring",
+        "dull",
+        "silly",
+        "tedious",
+        "clumsy",
+        "predictable",
+        "shallow",
+        "flat",
+        "stale",
+        "lifeless",
+        "bland",
+        "messy",
+        "dreary",
+        "tiresome",
+        "awful",
+        "terrible",
+        "horrible",
+        "painful",
+        "annoying",
+        "pointless",
+        "forgettable",
+        "weak",
+        "lame",
+        "sloppy",
+        "ugly",
+        "stupid",
+        "empty",
+        "pretentious",
+        "ridiculous",
+        "confusing",
+        "disappointing",
+        "mediocre",
+        "unpleasant",
+        "dreadful",
+        "cheesy",
+        "hollow",
+        "bleak",
+        "awkward",
+        "irritating",
+        "laughable",
+    ]
 )
 GOOD_QUALITIES = tuple(
     ["charm", "wit", "warmth", "energy", "imagination", "grace", "suspense", "humor", "depth", "style", "passion", "tension"]
 )
-BAD_QUALITIES = tuple(["nonsense", "noise", "cliches", "gloom", "padding", "confusion", "boredom", "vanity", "errors", "excess"])
+BAD_QUALITIES = tuple(
+    ["nonsense", "noise", "cliches", "gloom", "padding", "confusion", "boredom", "vanity", "errors", "excess"]
+)
 GOOD_VERBS = tuple(
     ["shines", "delights", "works", "succeeds", "sparkles", "soars", "entertains", "impresses", "charms", "triumphs"]
 )
-BAD_VERBS = tuple(["fails", "drags", "bores", "disappoints", "stumbles", "collapses", "annoys", "flops", "irritates", "falters"])
+BAD_VERBS = tuple(
+    ["fails", "drags", "bores", "disappoints", "stumbles", "collapses", "annoys", "flops", "irritates", "falters"]
+)
 ASPECTS = tuple(
-    ["film", "movie", "story", "plot", "script", "acting", "dialogue", "music", "soundtrack", "ending", "opening", "cast", "direction", "camerawork", "comedy", "drama", "thriller", "sequel", "remake", "documentary", "romance", "cartoon", "musical", "satire", "adventure", "hero", "villain", "heroine", "performance", "screenplay", "pacing", "tone", "humor", "finale"]
+    [
+        "film",
+        "movie",
+        "story",
+        "plot",
+        "script",
+        "acting",
+        "dialogue",
+        "music",
+        "soundtrack",
+        "ending",
+        "opening",
+        "cast",
+        "direction",
+        "camerawork",
+        "comedy",
+        "drama",
+        "thriller",
+        "sequel",
+        "remake",
+        "documentary",
+        "romance",
+        "cartoon",
+        "musical",
+        "satire",
+        "adventure",
+        "hero",
+        "villain",
+        "heroine",
+        "performance",
+        "screenplay",
+        "pacing",
+        "tone",
+        "humor",
+        "finale",
+    ]
 )
 INTENSIFIERS = tuple(
     ["very", "really", "truly", "extremely", "deeply", "quite", "utterly", "remarkably", "wonderfully", "terribly"]

@@ -19,7 +19,9 @@ class Schema(NamedTuple):
 
 
 FILLERS = {
-    "thing": tuple(["lamp", "vase", "trophy", "statue", "clock", "painting", "radio", "puppet", "drum", "basket", "guitar", "parcel"]),
+    "thing": tuple(
+        ["lamp", "vase", "trophy", "statue", "clock", "painting", "radio", "puppet", "drum", "basket", "guitar", "parcel"]
+    ),
     "animal": tuple(["dog", "cat", "fox", "wolf", "bear", "goat", "horse", "rabbit", "lion", "eagle", "monkey", "mouse"]),
     "she": NAMES["she"],
     "he": NAMES["he"],

@@ -19,9 +19,7 @@ def mentioned(slot: str) -> tuple[str, ...]:
 
 def _fits(fact: Fact, asked: Fact, slot: str) -> bool:
     """Whether the fact answers the question that asks for that slot of the other fact."""
-    return getattr(fact, slot) is not None and all(
-        getattr(fact, name) == getattr(asked, name) for name in mentioned(slot)
-    )
+    return getattr(fact, slot) is not None and all(getattr(fact, name) == getattr(asked, name) for name in mentioned(slot))
 
 
 def question(dice: Dice, fact: Fact, slot: str) -> str:

@@ -39,9 +39,7 @@ def _field(dice: Dice) -> Field:
 
 def _without(dice: Dice, fact: Fact, *kept: str) -> Fact:
     """The fact, perhaps without its place or time."""
-    return replace(
-        fact, **{slot: None for slot in ("place", "time") if slot not in kept and dice.chance(0.4)}
-    )
+    return replace(fact, **{slot: None for slot in ("place", "time") if slot not in kept and dice.chance(0.4)})
 
 
 def restated(dice: Dice) -> Twins:
@@ -79,9 +77,7 @@ def answered(dice: Dice) -> Twins:
     field, slot = _field(dice), dice.pick(ASKABLE)
     fact = draw_fact(dice, field)
     other = _altered(dice, fact, mentioned(slot), field)
-    first, second = (
-        (question(dice, told, slot), tell(dice, _without(dice, told, slot))) for told in (fact, other)
-    )
+    first, second = ((question(dice, told, slot), tell(dice, _without(dice, told, slot))) for told in (fact, other))
     return first, second
 
 

@@ -127,7 +127,5 @@ def ask(dice: Dice, fact: Fact, slot: str, passive: bool | None = None) -> str:
         clause = f"{word} was {object} {verb.participle} by {agent}"
         if not passive:
             clause = f"{word} did {agent} {verb.base} {object}"
-    adjuncts = [
-        dice.pick(getattr(fact, name)) for name in ("place", "time") if name != slot and getattr(fact, name)
-    ]
+    adjuncts = [dice.pick(getattr(fact, name)) for name in ("place", "time") if name != slot and getattr(fact, name)]
     return capitalised(" ".join([clause, *adjuncts])) + "?"

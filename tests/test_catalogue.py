@@ -1,0 +1,110 @@
+import os
+
+import pytest
+
+from workflow import catalogue
+from workflow.catalogue import ConfigError
+
+DEMO = {"preset": "demo"}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"preset": "dmeo"}, r"Unknown preset 'dmeo'\. Did you mean 'demo'\?"),
+        ({"sedes": [1]}, r"unknown key 'sedes' at top level\. Did you mean 'seeds'\?"),
+        ({"seeds": "1"}, r"seeds: '1' is not of type 'array'"),
+        ({"seeds": ["one"]}, r"seeds\.0: 'one' is not of type 'integer'"),
+        ({"tasks": ["rt"]}, r"unknown task 'rt'\. Did you mean 'rte'\?"),
+        ({"methods": ["fp23"]}, r"unknown method 'fp23'\. Did you mean 'fp32'\?"),
+        ({"budget": {"lr_scale": -1}}, r"budget\.lr_scale: -1 is less than or equal to the minimum of 0"),
+        ({"budget": {"tasks": {"rt": {}}}}, r"unknown task 'rt'"),
+        ({"data": {"miror": "x"}}, r"unknown key 'miror' at data\. Did you mean 'mirror'\?"),
+        ({"primary": "first"}, r"primary: 'first' is not one of \['last', 'best'\]"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_one_line_that_names_the_key(change, line):
+    with pytest.raises(ConfigError, match=line) as error:
+        catalogue.load({**DEMO, **change})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+def test_every_preset_is_valid_and_every_name_resolves_in_it(preset):
+    found = catalogue.load({"preset": preset})
+    for method in found.methods:
+        for task in found.tasks:
+            match = catalogue.NAME.fullmatch(f"{method}_{task}")
+            assert (match["method"], match["task"]) == (method, task)
+            ask = found.ask(method, task, 1)
+            assert ask["spec"]["sources"].keys() == ask["spec"]["recipe"].keys()
+            assert found.ask_data(task)["max_length"] <= found.tasks[task]["max_length"]
+
+
+def test_values_for_single_tasks_win():
+    found = catalogue.load({**DEMO, "budget": {"tasks": {"rte": {"epochs_scale": 7}}}})
+    assert found.budget("rte")["epochs_scale"] == 7
+    assert found.budget("sst2")["epochs_scale"] != 7
+    assert found.ask("fp32", "squad", 1)["spec"]["recipe"]["epochs"] == 2
+    assert found.ask("fp32", "rte", 1)["spec"]["recipe"]["epochs"] == 3
+
+
+def test_teachers_have_one_seed_and_other_ancestors_their_descendants():
+    found = catalogue.load({**DEMO, "teacher_seed": 9})
+    assert found.ancestors("fp32_kd", "rte", 4) == {"teacher": ("fp32", "rte", 9)}
+    assert found.ancestors("fp32", "rte", 4) == {}
+    line = {**found.methods, "child": {**found.methods["fp32"], "init": "fp32_kd"}}
+    assert catalogue.Catalogue(found.config, line, found.tasks).ancestors("child", "rte", 4) == {"init": ("fp32_kd", "rte", 4)}
+
+
+def test_a_method_cannot_descend_from_itself():
+    methods = {"a": {"teacher": "b"}, "b": {"init": "a"}}
+    with pytest.raises(ConfigError, match="a -> b -> a: a method cannot descend from itself"):
+        catalogue._check_acyclic(["a"], methods)
+
+
+def test_a_digest_sees_content_and_neither_dates_nor_caches(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    (tmp_path / "code").mkdir()
+    file = tmp_path / "code/a.py"
+
+    def digest():
+        catalogue.digest.cache_clear()
+        return catalogue.digest("code", "absent")
+
+    file.write_text("a = 1\n")
+    first = digest()
+    os.utime(file, (0, 0))
+    (tmp_path / "code/__pycache__").mkdir()
+    (tmp_path / "code/__pycache__/a.pyc").write_bytes(b"x")
+    assert digest() == first
+    file.write_text("a = 2\n")
+    assert digest() != first
+    catalogue.digest.cache_clear()
+
+
+def test_what_a_run_is_told_does_not_change_with_where_it_is_shown():
+    asks = [catalogue.load({**DEMO, "methods": methods, "tasks": ["rte"]}).ask("fp32", "rte", 1) for methods in (["fp32"], ["fp32_kd"])]
+    assert catalogue.dump(asks[0]) == catalogue.dump(asks[1])
+
+
+def test_config_readme_describes_every_key_once():
+    """The keys of the three schemas, as headings of tables: `| `key` | ...`."""
+    import re
+
+    told = re.findall(r"^\| `([^`]+)` \|", (catalogue.ROOT / "config/README.md").read_text(encoding="utf-8"), re.M)
+    schemas = {name: catalogue.read_yaml(catalogue.ROOT / f"workflow/schemas/{name}.schema.yaml") for name in ("config", "tasks", "methods")}
+    wanted = [key for key in _keys(schemas["config"]["properties"])]
+    for name in ("tasks", "methods"):
+        wanted += [f"{name}: {key}" for key in _keys(schemas[name]["additionalProperties"]["properties"])]
+    assert sorted(told) == sorted(wanted)
+
+
+def _keys(properties: dict, above: str = ""):
+    for key, schema in properties.items():
+        if above == "budget." and key == "tasks":
+            yield "budget.tasks"
+        elif schema.get("properties"):
+            yield from _keys(schema["properties"], f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
