@@ -166,13 +166,21 @@ def _closest_student(board: Board, drops: dict[str, float]) -> str:
     side = "below" if drops[method] >= 0 else "above"
     distance = f"{abs(drops[method]):.1f} points {side}"
     if len(drops) > 1:
-        found = f"Of {len(drops)} methods with a teacher, {title(cells[0])} stays closest to it: {distance}"
+        found = (
+            f"Of {len(drops)} taught methods with a score on every task, "
+            f"{title(cells[0])} stays closest to its teacher: {distance}"
+        )
     else:
         found = f"{title(cells[0])} ends {distance} its teacher"
     where = f"on average over {len(cells)} tasks" if len(cells) > 1 else f"on {task_title(board.tasks[0])}"
     ratio = min(cell["measured"]["size"]["file"]["ratio"] for cell in cells)
     smaller = f", in a file {ratio:.1f} times smaller than full precision" if ratio > 1.05 else ""
-    return f"{found} {where}{smaller}."
+    return f"{found} {where}{smaller}{_seeds_caveat(cells)}."
+
+
+def _seeds_caveat(cells: list[dict]) -> str:
+    """One seed cannot tell a difference from chance: the sentence must say that it rests on one."""
+    return ", with one seed" if all(len(cell["asked"]["seeds"]) == 1 for cell in cells) else ""
 
 
 def _above_baseline(board: Board, method: str) -> str:
@@ -191,7 +199,7 @@ def _above_baseline(board: Board, method: str) -> str:
         where = f"on all {len(cells)} tasks" if above == len(cells) else f"on {above} of {len(cells)} tasks"
     return (
         f"{title(cells[0])} beats the constant answer {where}, "
-        f"by {score(statistics.fmean(gaps))} points{' on average' if len(gaps) > 1 else ''}."
+        f"by {score(statistics.fmean(gaps))} points{' on average' if len(gaps) > 1 else ''}{_seeds_caveat(cells)}."
     )
 
 

@@ -54,7 +54,9 @@ def test_teachers_have_one_seed_and_other_ancestors_their_descendants():
     assert found.ancestors("fp32_kd", "rte", 4) == {"teacher": ("fp32", "rte", 9)}
     assert found.ancestors("fp32", "rte", 4) == {}
     line = {**found.methods, "child": {**found.methods["fp32"], "init": "fp32_kd"}}
-    assert catalogue.Catalogue(found.config, line, found.tasks).ancestors("child", "rte", 4) == {"init": ("fp32_kd", "rte", 4)}
+    assert catalogue.Catalogue(found.config, line, found.tasks).ancestors("child", "rte", 4) == {
+        "init": ("fp32_kd", "rte", 4)
+    }
 
 
 def test_a_method_cannot_descend_from_itself():
@@ -84,7 +86,10 @@ def test_a_digest_sees_content_and_neither_dates_nor_caches(tmp_path, monkeypatc
 
 
 def test_what_a_run_is_told_does_not_change_with_where_it_is_shown():
-    asks = [catalogue.load({**DEMO, "methods": methods, "tasks": ["rte"]}).ask("fp32", "rte", 1) for methods in (["fp32"], ["fp32_kd"])]
+    asks = [
+        catalogue.load({**DEMO, "methods": methods, "tasks": ["rte"]}).ask("fp32", "rte", 1)
+        for methods in (["fp32"], ["fp32_kd"])
+    ]
     assert catalogue.dump(asks[0]) == catalogue.dump(asks[1])
 
 
@@ -93,7 +98,10 @@ def test_config_readme_describes_every_key_once():
     import re
 
     told = re.findall(r"^\| `([^`]+)` \|", (catalogue.ROOT / "config/README.md").read_text(encoding="utf-8"), re.M)
-    schemas = {name: catalogue.read_yaml(catalogue.ROOT / f"workflow/schemas/{name}.schema.yaml") for name in ("config", "tasks", "methods")}
+    schemas = {
+        name: catalogue.read_yaml(catalogue.ROOT / f"workflow/schemas/{name}.schema.yaml")
+        for name in ("config", "tasks", "methods")
+    }
     wanted = [key for key in _keys(schemas["config"]["properties"])]
     for name in ("tasks", "methods"):
         wanted += [f"{name}: {key}" for key in _keys(schemas[name]["additionalProperties"]["properties"])]

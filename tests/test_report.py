@@ -18,7 +18,7 @@ import yaml
 from report.__main__ import main
 from report.cells import make_cell, read_run, summarise, thin
 from report.files import SCHEMAS, ReportError, validate, write_text
-from report.page import bits, headline, render, round_ticks, score
+from report.page import Board, bits, headline, render, round_ticks, score
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -517,19 +517,20 @@ def test_the_page_says_what_the_reader_must_know(board):
 
 
 def test_headline_says_what_the_cells_say(cell_of):
-    from report.page import Board
-
     teacher = {"method": "fp32", "seed": 1, "sha256": digest("teacher"), "score": 63.0}
     full = [cell_of(run_record(task=task, last=last)) for task, last in (("rte", 62.5), ("sst2", 82.5))]
-    assert headline(Board(full)) == "Full precision beats the constant answer on all 2 tasks, by 20.0 points on average."
+    assert (
+        headline(Board(full))
+        == "Full precision beats the constant answer on all 2 tasks, by 20.0 points on average, with one seed."
+    )
     students = [cell_of(run_record(method="lsq_4bit", task=task, last=62.0, teacher=teacher)) for task in ("rte", "sst2")]
     worse = [cell_of(run_record(method="lsq_2bit", task=task, last=55.0, teacher=teacher)) for task in ("rte", "sst2")]
     assert headline(Board(full + students)) == (
         "Title of lsq_4bit ends 1.0 points below its teacher on average over 2 tasks, "
-        "in a file 2.0 times smaller than full precision."
+        "in a file 2.0 times smaller than full precision, with one seed."
     )
     assert headline(Board(full + worse + students)).startswith(
-        "Of 2 methods with a teacher, Title of lsq_4bit stays closest to it: 1.0 points below"
+        "Of 2 taught methods with a score on every task, Title of lsq_4bit stays closest to its teacher: 1.0 points"
     )
 
 

@@ -330,7 +330,7 @@ def test_a_weak_teacher_stops_its_students_unless_told_otherwise(ask, tmp_path, 
     weak["scores"]["last"]["metrics"]["accuracy"] = weak["baseline"]["metrics"]["accuracy"]
     path.write_text(json.dumps(weak))
     ancestors = {"teacher": tmp_path / "teacher"}
-    with pytest.raises(UserError, match="no more than the constant baseline's .*allow_weak_teacher: true"):
+    with pytest.raises(UserError, match=r"no more than the constant baseline's .*allow_weak_teacher: true"):
         run(ask, tmp_path, base_path, sst2_path, "b", ancestors, **taught(ask))
     record = run(ask, tmp_path, base_path, sst2_path, "b", ancestors, **taught(ask), allow_weak_teacher=True)
     assert record["teacher"]["sha256"] == weak["files"]["last.safetensors"]

@@ -20,6 +20,8 @@ def write_task(path, ask: dict, tokenizer_json: str, splits: dict[str, dict[str,
         if not counts[name]:
             raise UserError(f"{entry['dataset']} ({entry['config']}): split {name!r} is empty; copy it from the hub again.")
         hub.check_rows(columns, entry, f"{entry['dataset']}/{entry['config']}, split {name}")
+    generated = ask["source"]["source"] == "generated"
+    official = dict(counts) if generated else entry["rows"]
     fingerprint = hub.fingerprint(splits)
     if ask["train_rows"] and ask["train_rows"] < counts["train"]:
         splits = {**splits, "train": _subset(splits["train"], ask["train_rows"])}
@@ -28,8 +30,6 @@ def write_task(path, ask: dict, tokenizer_json: str, splits: dict[str, dict[str,
     tokenizer.no_padding()
     encode = _windows if entry["kind"] == "span" else _sentences
     encoded = {name: encode(columns, entry, ask["max_length"], tokenizer, name) for name, columns in splits.items()}
-    generated = ask["source"]["source"] == "generated"
-    official = counts if generated else entry["rows"]
     data = {
         "source": ask["source"]["source"],
         "dataset": "generated demo data" if generated else entry["dataset"],

@@ -62,10 +62,7 @@ def _another_question(dice: Dice, fact: Fact, slot: str, kept: str | None) -> tu
 def _neighbours(fact: Fact, slot: str) -> list[Concept]:
     """What is close to the filler of the slot: its kind of person, thing, place or time."""
     filler = getattr(fact, slot)
-    if slot in ("place", "time"):
-        groups = PLACES if slot == "place" else TIMES
-    else:
-        groups = (KIND_OF[filler].members,)
+    groups = {"place": PLACES, "time": TIMES}.get(slot) or (KIND_OF[filler].members,)
     [group] = [group for group in groups if filler in group]
     return [concept for concept in group if concept not in (filler, fact.agent, fact.object)]
 

@@ -1,0 +1,203 @@
+"""The workflow as a user meets it: Snakemake in a process of its own, in a folder of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workflow import catalogue
+
+ROOT = catalogue.ROOT
+TINY = {
+    "tasks": ["sst2"],
+    "base": {"layers": 1, "hidden": 32, "heads": 2, "intermediate": 64, "texts": 400},
+    "budget": {"epochs_scale": 0.34, "lr_scale": 20, "evaluate_every": 50, "train_rows": 400},
+}
+
+
+def snakemake(folder: Path, *words: str, config: dict | None = TINY, check: bool = True) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder), *words]
+    if config is not None:
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+        command += ["--configfile", str(folder / "tiny.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=400)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_every_method_and_task_resolves_by_name_in_every_preset(tmp_path):
+    found = catalogue.load({"preset": "demo"})
+    targets = [f"results/{method}_{task}.json" for method in found.methods for task in found.tasks]
+    for preset in ("demo", "small", "paper"):
+        done = snakemake(tmp_path, "-n", *targets, config={"preset": preset})
+        assert done.returncode == 0
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_bare_cell_and_the_papers_dag_resolve_quickly(tmp_path):
+    start = time.monotonic()
+    done = snakemake(tmp_path, "all", "-n", config={"preset": "paper"})
+    assert time.monotonic() - start < 15  # three seconds on a quiet machine; a benchmark and not a test says which
+    assert "run" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        ("results/lsq_rte.json", "error: Unknown method 'lsq' in 'results/lsq_rte.json'. There are: fp32"),
+        ("results/fp32_rtf.json", "error: Unknown task 'rtf' in 'results/fp32_rtf.json'. Did you mean 'rte'?"),
+        ("results/x;touch PWNED;.json", "is no cell: write results/METHOD_TASK.json"),
+        ("results/fp32 rte.json", "is no cell: write results/METHOD_TASK.json"),
+        ("results/..json", "is no cell: write results/METHOD_TASK.json"),
+        ("results/../fp32_rte.json", "No rule to produce fp32_rte.json"),
+        ("/tmp/fp32_rte.json", "No rule to produce /tmp/fp32_rte.json"),
+    ],
+)
+def test_a_name_that_is_no_cell_is_refused_before_anything_runs(tmp_path, target, line):
+    done = snakemake(tmp_path, target, check=False)
+    assert done.returncode != 0
+    assert line in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"tiny.yaml", ".snakemake"}
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({"preset": "papre"}, "error: Unknown preset 'papre'. Did you mean 'paper'?"),
+        ({"sedes": [1]}, "error: configuration: unknown key 'sedes' at top level. Did you mean 'seeds'?"),
+        ({"seeds": "many"}, "error: configuration: seeds: 'many' is not of type 'array'."),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(tmp_path, config, line):
+    done = snakemake(tmp_path, "-n", config=config, check=False)
+    assert done.returncode != 0
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_mirror_is_one_line(tmp_path):
+    config = {"preset": "small", "data": {"mirror": "nowhere"}, "base": {"source": "folder", "path": "nowhere"}}
+    done = snakemake(tmp_path, "results/fp32_rte.json", config=config, check=False)
+    assert done.returncode != 0
+    assert "error: base.path: 'nowhere' is no folder" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder in which one real cell and the page were made."""
+    folder = tmp_path_factory.mktemp("project")
+    snakemake(folder, "--cores", "2", "all")
+    return folder
+
+
+def test_one_command_makes_cell_and_page(project):
+    cell = json.loads((project / "results/fp32_sst2.json").read_text())
+    run = json.loads((project / "results/demo/runs/fp32/sst2/1/run.json").read_text())
+    assert cell["asked"]["method"] == "fp32"
+    assert run["status"] == "ok"
+    assert run["ran_on"]["data"]["partial"] is True  # trained on 400 rows
+    assert not (project / "results/demo/runs/fp32/sst2/1/checkpoints").exists()
+    assert "generated" in (project / "report/html/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "jobs"),
+    [
+        ({}, set()),
+        ({"threads": 1, "tasks": ["sst2"]}, set()),
+        ({"seeds": [1, 2]}, {"run", "cell", "page", "all"}),
+        ({"primary": "best"}, {"run", "cell", "page", "all"}),
+        ({"budget": {**TINY["budget"], "lr_scale": 21}}, {"run", "cell", "page", "all"}),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it_and_nothing_else(project, change, jobs):
+    done = snakemake(project, "-n", "all", config={**TINY, **change})
+    table = done.stdout + done.stderr
+    assert set(re.findall(r"^(\w+) +\d+$", table, re.M)) - {"total"} == jobs, table
+
+
+def test_touched_sources_rerun_nothing(project):
+    for path in (ROOT / "methods/fp32.py", ROOT / "report/cells.py", ROOT / "config/methods.yaml"):
+        path.touch()
+    assert "Nothing to be done" in snakemake(project, "-n", "all").stdout
+
+
+@pytest.mark.slow
+def test_kill_9_in_training_and_the_same_command_give_the_same_bytes(project):
+    run = project / "results/demo/runs/fp32/sst2/1"
+    names = ("run.json", "last.safetensors", "best.safetensors", "predictions.npz")
+    before = {name: (run / name).read_bytes() for name in names}
+    ask = catalogue.dump(catalogue.load(catalogue.merge({"preset": "demo"}, TINY)).ask("fp32", "sst2", 1))
+    work = project / "results/demo"
+    command = [
+        sys.executable,
+        "-m",
+        "methods",
+        "run",
+        "--ask",
+        ask,
+        "--out",
+        str(project / "again"),
+        "--checkpoint-steps",
+        "2",
+    ]
+    command += ["--data", str(work / "data/sst2.safetensors"), "--base", str(work / "base.safetensors")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((project / "again").glob("checkpoints/step-*")) and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert list((project / "again").glob("checkpoints/step-*")), "the run was over before it could be killed"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Resuming from step-" in done.stderr
+    assert {name: (project / "again" / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.slow
+def test_the_training_process_imports_neither_datasets_nor_evaluate(project):
+    code = (
+        "import sys; sys.argv[1:1] = ['run']; from methods.__main__ import main; main(sys.argv[1:]); "
+        "print([name for name in ('datasets', 'evaluate', 'pandas', 'pyarrow') if name in sys.modules])"
+    )
+    ask = catalogue.dump(catalogue.load(catalogue.merge({"preset": "demo"}, TINY)).ask("fp32", "sst2", 1))
+    work = project / "results/demo"
+    words = ["--ask", ask, "--out", str(project / "lean"), "--data", str(work / "data/sst2.safetensors")]
+    words += ["--base", str(work / "base.safetensors")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_snakefiles_and_report_import_no_torch_and_no_methods():
+    import ast
+
+    for path in [
+        ROOT / "Snakefile",
+        *(ROOT / "workflow").rglob("*.smk"),
+        *(ROOT / "workflow").rglob("*.py"),
+        *(ROOT / "report").rglob("*.py"),
+    ]:
+        source = path.read_text(encoding="utf-8")
+        assert "import torch" not in source, path
+        assert "import methods" not in source, path
+        assert "from methods" not in source, path
+    for path in (ROOT / "methods/core").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                assert not name.startswith(("methods.tasks", "methods.fp32", "report", "workflow", "snakemake")), path
