@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,31 @@ def test_kill_9_in_training_and_the_same_command_give_the_same_bytes(project):
     assert done.returncode == 0, done.stderr
     assert "Resuming from step-" in done.stderr
     assert {name: (project / "again" / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.slow
+def test_stored_predictions_are_scored_again_through_evaluate(project, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(project / "results/demo/runs/fp32/sst2/1", run)
+    command = [
+        sys.executable,
+        "-m",
+        "methods",
+        "score",
+        str(run),
+        "--data",
+        str(project / "results/demo/data/sst2.safetensors"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("confirmed") == 2
+    record = json.loads((run / "run.json").read_text())
+    record["scores"]["last"]["metrics"]["accuracy"] += 1
+    (run / "run.json").write_text(json.dumps(record))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "run.json says" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

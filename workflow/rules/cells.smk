@@ -14,7 +14,7 @@ rule cell:
     params:
         folders=lambda wildcards, input: [os.path.dirname(run) for run in input],
         primary=CATALOGUE.config["primary"],
-        code=catalogues.digest("report/cells.py", "workflow/schemas/cell.schema.yaml"),
+        code=catalogues.digest("report/cells.py", "report/files.py", "report/__main__.py", "workflow/schemas"),
     message:
         "Cell {wildcards.method} on {wildcards.task}"
     shell:
@@ -32,7 +32,7 @@ rule page:
     conda:
         "../../environment.yml"
     params:
-        code=catalogues.digest("report"),
+        code=catalogues.digest("report/page.py", "report/files.py", "report/__main__.py", "report/templates"),
     message:
         "Page"
     shell:
