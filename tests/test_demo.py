@@ -59,6 +59,17 @@ def test_no_text_stands_in_two_splits_and_none_is_clumsy(generated):
             assert not any(slip in f" {said.lower()}" for slip in (" a apple", " a owl", " an box"))
 
 
+def test_the_vocabulary_is_small_and_covers_every_row(generated):
+    words = demo.vocabulary()
+    assert words == sorted(set(words))
+    assert 1000 <= len(words) <= 2000
+    known = set(words)
+    for splits in generated.values():
+        for row in splits["train"][:200]:
+            texts = [value for name, value in row.items() if isinstance(value, str) and name != "id"]
+            assert all(word in known for text in texts for word in demo.WORD.findall(text.lower()))
+
+
 def test_majority_baselines_are_low(generated):
     for task, splits in generated.items():
         if TASKS[task]["labels"]:

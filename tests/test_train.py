@@ -265,6 +265,14 @@ def test_hidden_states_are_averaged_over_real_tokens_only():
         distill.hidden(Output(ours[0], hidden=ours), Output(ours[0], hidden=theirs[:1]), batch)
 
 
+def test_hidden_words_count_alone_and_each_text_alike():
+    scores = torch.zeros(2, 3, 4)
+    scores[0, 1, 2] = np.log(3)  # probability 1/2 for the right word
+    words = torch.tensor([[-100, 2, -100], [1, -100, 3]])
+    value = distill.labels(Output(scores), None, {"words": words})
+    assert value.tolist() == pytest.approx([np.log(2), np.log(4)], rel=1e-6)
+
+
 def test_span_losses_ignore_padding():
     scores = torch.tensor([[0.0, 0.0, 50.0]])
     batch = {

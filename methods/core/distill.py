@@ -16,8 +16,10 @@ def labels(student, teacher, batch: dict[str, Tensor]) -> Tensor:
     """Cross-entropy on classes, squared error on numbers, start + end halved on spans, masked words for pre-training."""
     if "words" in batch:
         (scores,), target = logits(student), batch["words"]  # (B, S, V), (B, S)
-        losses = F.cross_entropy(scores.float().transpose(1, 2), target, ignore_index=-100, reduction="none")
-        return losses.sum(1) / (target != -100).sum(1).clamp(min=1)
+        row, column = (target != -100).nonzero(as_tuple=True)  # most words are not hidden: leave them out at once
+        losses = F.cross_entropy(scores[row, column].float(), target[row, column], reduction="none")
+        counts = (target != -100).sum(1).clamp(min=1)
+        return torch.zeros(len(target), device=losses.device).index_add(0, row, losses) / counts
     if "start" in batch:
         pair = zip(logits(student), (batch["start"], batch["end"]), strict=True)
         losses = [F.cross_entropy(_real(scores, batch), target, reduction="none") for scores, target in pair]

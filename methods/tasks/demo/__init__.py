@@ -95,7 +95,7 @@ def corpus(seed: int = 0) -> Iterator[tuple[str, str | None]]:
 
 def vocabulary(seed: int = 0) -> list[str]:
     """Every word and mark that the tasks and the text to pre-train on can say, lower-case and sorted."""
-    said = [row.values() for task in TASKS for rows in generate(task, seed).values() for row in rows]
-    values = chain.from_iterable(said), chain.from_iterable(islice(corpus(seed), CORPUS_SAMPLE))
-    texts = (value for value in chain(*values) if isinstance(value, str))
+    rows = (row for task in TASKS for split in generate(task, seed).values() for row in split)
+    told = (value for row in rows for name, value in row.items() if isinstance(value, str) and name != "id")
+    texts = chain(told, filter(None, chain.from_iterable(islice(corpus(seed), CORPUS_SAMPLE))))
     return sorted({word for text in texts for word in WORD.findall(text.lower())})
