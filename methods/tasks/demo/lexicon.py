@@ -71,13 +71,6 @@ MORE_PEOPLE = _kinds("""
     artist: painter sculptor poet|writer
     builder: carpenter plumber mason
     criminal: thief|robber smuggler pirate
-    student: pupil graduate apprentice
-    servant: maid butler cook
-    soldier: guard archer sergeant
-    traveler: pilgrim tourist explorer
-    noble: prince duke countess
-    relative: uncle aunt cousin
-    worker: miner driver porter
 """)
 THINGS = _kinds("""
     fruit: apple pear lemon
@@ -92,15 +85,6 @@ MORE_THINGS = _kinds("""
     toy: doll kite puzzle
     weapon: sword spear bow
     jewel: ring necklace crown
-    tree: oak pine willow
-    drink: coffee tea juice
-    dish: soup stew pie
-    document: letter contract diary
-    vegetable: carrot potato onion
-    fabric: silk wool linen
-    seat: chair bench sofa
-    boat: canoe ferry yacht
-    coin: penny dollar florin
 """)
 ANIMALS = _kinds("""
     bird: duck owl parrot
@@ -149,10 +133,7 @@ ADJECTIVES = tuple(
     heavy light
 """.strip().splitlines()
 )
-MANNERS = tuple(
-    """young old tall short clever lazy brave shy famous quiet friendly proud
-    gentle cautious curious stubborn polite rude patient nervous elderly wealthy""".split()
-)
+MANNERS = tuple("young old tall short clever lazy brave shy famous quiet friendly proud".split())
 
 # Complementary states: whatever is not the one is the other.
 STATES = tuple(
@@ -162,16 +143,8 @@ STATES = tuple(
 )
 
 NAMES = {
-    "she": tuple(
-        """Anna Emma Julia Laura Maria Nora Olivia Rosa Sophie Clara Helen Alice Amy Beth Carmen Diana Edith Ella Erin Eva
-        Fiona Flora Greta Hannah Hilda Ida Irene Iris Jane Joan Judith Karen Kate Lena Linda Lisa Lucy Lydia Mabel
-        Martha Mary Mia Molly Nancy Nina Paula Petra Rachel Ruth Sally Sara Stella Susan Tessa Vera""".split()
-    ),
-    "he": tuple(
-        """Adam Ben Carl David Frank George Henry Jack Leo Martin Paul Oscar Albert Alan Andrew Anton Arthur
-        Brian Bruno Colin Daniel Dennis Edgar Eric Felix Finn Fred Gordon Harold Hugo Ivan Jacob James Joel John Karl Kevin
-        Lars Louis Luke Max Neil Nick Otto Peter Philip Ralph Robert Roger Simon Stefan Theo Thomas Victor Walter""".split()
-    ),
+    "she": tuple("Anna Emma Julia Laura Maria Nora Olivia Rosa Sophie Clara Helen Alice".split()),
+    "he": tuple("Adam Ben Carl David Frank George Henry Jack Leo Martin Paul Oscar".split()),
 }
 
 # Reviews.
@@ -179,49 +152,21 @@ GOOD = tuple(
     """brilliant charming delightful funny moving touching clever witty superb wonderful gripping fresh
     thrilling elegant warm graceful inspired memorable remarkable engaging enjoyable impressive excellent
     fantastic terrific splendid marvelous captivating refreshing satisfying vivid lively tender smart stylish
-    beautiful dazzling heartfelt hilarious magnificent absorbing
-    adorable affecting amusing appealing artful assured astonishing bold bright buoyant charismatic cheerful compelling
-    convincing crisp daring deft divine eloquent enchanting energetic enthralling exciting exhilarating exquisite fabulous
-    fascinating flawless generous genuine glorious gorgeous haunting honest humane imaginative ingenious insightful joyous
-    likable luminous lyrical magical masterly mesmerizing nimble playful poetic polished profound riveting sincere
-    soulful spirited stirring stunning subtle sumptuous tasteful thoughtful timeless unforgettable uplifting
-    vibrant""".split()
+    beautiful dazzling heartfelt hilarious magnificent""".split()
 )
 BAD = tuple(
     """boring dull silly tedious clumsy predictable shallow flat stale lifeless bland messy dreary tiresome
     awful terrible horrible painful annoying pointless forgettable weak lame sloppy ugly stupid empty
     pretentious ridiculous confusing disappointing mediocre unpleasant dreadful cheesy hollow bleak awkward
-    irritating laughable abysmal aimless amateurish artless baffling banal bloated
-    brainless careless chaotic clunky contrived corny crude cynical dated dim dismal disjointed drab excruciating fake feeble
-    flimsy formulaic frantic gloomy grating hackneyed hokey inane incoherent inept insipid insufferable joyless labored lazy
-    listless lousy mawkish meandering mechanical misguided monotonous muddled murky numbing overlong plodding pompous preachy
-    ragged repetitive rotten sappy shoddy slack sluggish soulless spiritless stiff stodgy strained
-    superficial tacky turgid unconvincing uneven unfunny uninspired vapid wearisome wooden""".split()
+    irritating laughable""".split()
 )
-GOOD_QUALITIES = tuple(
-    """charm wit warmth energy imagination grace suspense humor depth style passion tension courage intelligence originality
-    beauty tenderness vigor sparkle insight irony mischief""".split()
-)
-BAD_QUALITIES = tuple(
-    """nonsense noise cliches gloom padding confusion boredom vanity errors excess cynicism drivel fluff gibberish greed
-    hysteria laziness pomp tedium waste""".split()
-)
-GOOD_VERBS = tuple(
-    """shines delights works succeeds sparkles soars entertains impresses charms triumphs amazes amuses captivates dazzles
-    enchants excels glows inspires moves pleases""".split()
-)
-BAD_VERBS = tuple(
-    """fails drags bores disappoints stumbles collapses annoys flops irritates falters backfires bewilders crumbles drifts
-    fizzles grates limps plods sags sinks""".split()
-)
+GOOD_QUALITIES = tuple("charm wit warmth energy imagination grace suspense humor depth style passion tension".split())
+BAD_QUALITIES = tuple("nonsense noise cliches gloom padding confusion boredom vanity errors excess".split())
+GOOD_VERBS = tuple("shines delights works succeeds sparkles soars entertains impresses charms triumphs".split())
+BAD_VERBS = tuple("fails drags bores disappoints stumbles collapses annoys flops irritates falters".split())
 ASPECTS = tuple(
     """film movie story plot script acting dialogue music soundtrack ending opening cast direction camerawork
     comedy drama thriller sequel remake documentary romance cartoon musical satire adventure hero villain
-    heroine performance screenplay pacing tone humor finale animation atmosphere biography choreography climax
-    cinematography editing epilogue fable farce footage franchise lighting melodrama mystery narration narrative
-    opera parody premise production prologue romp scenery sketch sound spectacle subplot tragedy trilogy western""".split()
+    heroine performance screenplay pacing tone humor finale""".split()
 )
-INTENSIFIERS = tuple(
-    """very really truly extremely deeply quite utterly remarkably wonderfully terribly absolutely awfully completely
-    entirely fairly hugely incredibly rather so totally""".split()
-)
+INTENSIFIERS = tuple("very really truly extremely deeply quite utterly remarkably wonderfully terribly".split())
