@@ -62,7 +62,7 @@ def test_no_text_stands_in_two_splits_and_none_is_clumsy(generated):
 def test_the_vocabulary_is_small_and_covers_every_row(generated):
     words = demo.vocabulary()
     assert words == sorted(set(words))
-    assert 600 <= len(words) <= 2000
+    assert 1000 <= len(words) <= 2000
     known = set(words)
     for splits in generated.values():
         for row in splits["train"][:200]:

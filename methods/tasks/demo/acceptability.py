@@ -7,20 +7,19 @@ typical mistake, so that acceptable and unacceptable sentences differ in nothing
 from collections.abc import Iterator
 
 from .dice import Dice
-from .lexicon import MANNERS, NAMES, PEOPLE_VERBS, THING_VERBS, Verb
+from .lexicon import DEGREES, DOINGS, FOLK, GOODS, HOW, MANNERS, NAMES, NUMBERS, PEOPLE_VERBS, THING_VERBS, TOWNS, Verb
 from .sentences import ALL_PLACES, ALL_TIMES, HOME, capitalised, draw_member
 
 Words = list[str]
 
 
+IRREGULAR_PLURALS = {"child": "children", "shelf": "shelves"}
+
+
 def plural(noun: str) -> str:
-    if noun.endswith("man"):
-        return noun[:-2] + "en"
-    if noun == "thief":
-        return "thieves"
-    if noun == "knife":
-        return "knives"
-    if noun.endswith(("s", "x", "ch", "sh")) or noun in ("potato",):
+    if noun in IRREGULAR_PLURALS:
+        return IRREGULAR_PLURALS[noun]
+    if noun.endswith(("s", "x", "ch", "sh")):
         return noun + "es"
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
@@ -28,11 +27,11 @@ def plural(noun: str) -> str:
 
 
 def _person(dice: Dice) -> str:
-    return dice.pick(draw_member(dice, HOME.people))
+    return dice.pick(FOLK) if dice.chance(0.5) else dice.pick(draw_member(dice, HOME.people))
 
 
 def _thing(dice: Dice) -> str:
-    return dice.pick(draw_member(dice, HOME.things))
+    return dice.pick(GOODS) if dice.chance(0.5) else dice.pick(draw_member(dice, HOME.things))
 
 
 def _deed(dice: Dice) -> Verb:
@@ -60,21 +59,38 @@ def present(dice: Dice, good: bool) -> Words:
     ]
 
 
+def doing(dice: Dice, good: bool) -> Words:
+    """The same, where nothing but the verb is left to say."""
+    many = dice.chance(0.5)
+    subject, [verb] = _person(dice), dice.pick(DOINGS)
+    return ["the", plural(subject) if many else subject, verb.base if many == good else verb.third, dice.pick(HOW)]
+
+
+def going_on(dice: Dice, good: bool) -> Words:
+    """After is and are the verb takes a form of its own."""
+    many = dice.chance(0.5)
+    subject, [verb] = _person(dice), dice.pick(DOINGS)
+    form = verb.ing if good else dice.pick((verb.base, verb.third))
+    helper = "are" if many else "is"
+    return ["the", plural(subject) if many else subject, helper, form, dice.pick(HOW), "in", dice.pick(TOWNS)]
+
+
+def comparison(dice: Dice, good: bool) -> Words:
+    """One thing is heavier than another: neither heavy than it, nor more heavier."""
+    degree, comparative = dice.pick(DEGREES).split("-")
+    compared = [comparative] if good else dice.pick(([degree], ["more", comparative]))
+    one, other = dice.sample(GOODS, 2)
+    return ["the", one, "is", *compared, "than", "the", other]
+
+
 def was_or_were(dice: Dice, good: bool) -> Words:
     many = dice.chance(0.5)
-    subject = _person(dice)
-    return [
-        "the",
-        plural(subject) if many else subject,
-        "were" if many == good else "was",
-        dice.pick(MANNERS),
-        "and",
-        dice.pick(MANNERS),
-    ]
+    subject, [one, other] = _person(dice), dice.sample(MANNERS, 2)
+    return ["the", plural(subject) if many else subject, "were" if many == good else "was", one, "and", other]
 
 
 def helping_verb(dice: Dice, good: bool) -> Words:
-    """did + base form, has + participle, will + base form, was + ing form's stand-in, the participle."""
+    """Each helping verb asks for a form of its own."""
     verb = _deed(dice)
     helper, right, wrong = dice.pick(
         (
@@ -85,12 +101,12 @@ def helping_verb(dice: Dice, good: bool) -> Words:
             ("wants to", verb.base, verb.past),
         )
     )
-    return ["the", _person(dice), helper, right if good else wrong, "the", _thing(dice), _where_or_when(dice)]
+    return ["the", _person(dice), helper, right if good else wrong, "the", _thing(dice), dice.pick(dice.pick(ALL_PLACES))]
 
 
 def pronoun(dice: Dice, good: bool) -> Words:
     verb = dice.pick(dice.pick(PEOPLE_VERBS))
-    subject, object = dice.pick((("he", "him"), ("she", "her"), ("they", "them"), ("we", "us"), ("i", "me")))
+    subject, object = dice.pick((("he", "him"), ("she", "her"), ("they", "them"), ("we", "us"), ("I", "me")))
     if dice.chance(0.5):
         return [subject if good else object, verb.past, "the", _person(dice), _where_or_when(dice)]
     return ["the", _person(dice), verb.past, object if good else subject, _where_or_when(dice)]
@@ -106,7 +122,7 @@ def reflexive(dice: Dice, good: bool) -> Words:
 def article(dice: Dice, good: bool) -> Words:
     """One with a singular, some with a plural."""
     noun, many = _thing(dice), dice.chance(0.5)
-    count = dice.pick(("two", "three", "several", "many")) if many else dice.pick(("one", "every", "another"))
+    count = dice.pick((*NUMBERS, "several", "many")) if many else dice.pick(("one", "every", "another"))
     noun = plural(noun) if many == good else noun
     return ["the", _person(dice), _deed(dice).past, count, noun, _where_or_when(dice)]
 
@@ -132,7 +148,7 @@ def plain(dice: Dice, good: bool) -> Words:
         return words
     turn = dice.below(4)
     if turn == 0:
-        del words[dice.pick((0, 2, 3, 4))]
+        del words[dice.pick((0, 3, 4))]
     elif turn == 1:
         place = dice.pick((0, 3, 4))
         words.insert(place, words[place])
@@ -143,7 +159,7 @@ def plain(dice: Dice, good: bool) -> Words:
 
 
 CONSTRUCTIONS = (
-    present, was_or_were, helping_verb, pronoun, reflexive, article, question, plain, plain,
+    present, doing, going_on, comparison, was_or_were, helping_verb, pronoun, reflexive, article, question, plain, plain,
 )  # fmt: skip
 
 

@@ -23,6 +23,11 @@ class Verb(NamedTuple):
             return self.base[:-1] + "ies"
         return self.base + "s"
 
+    @property
+    def ing(self) -> str:
+        """The form after is or are."""
+        return self.base.removesuffix("e") + "ing"
+
 
 class Kind(NamedTuple):
     """A general word and the concepts that fall under it."""
@@ -33,6 +38,10 @@ class Kind(NamedTuple):
 
 def _concepts(table: str) -> tuple[Concept, ...]:
     return tuple(tuple(entry.replace("_", " ").split("|")) for entry in table.split())
+
+
+def _words(table: str) -> tuple[str, ...]:
+    return tuple(table.split())
 
 
 def _verb(entry: str) -> Verb:
@@ -133,40 +142,71 @@ ADJECTIVES = tuple(
     heavy light
 """.strip().splitlines()
 )
-MANNERS = tuple("young old tall short clever lazy brave shy famous quiet friendly proud".split())
+MANNERS = _words("young old tall short clever lazy brave shy famous quiet friendly proud")
 
 # Complementary states: whatever is not the one is the other.
 STATES = tuple(
     tuple(pair.split("|"))
-    for pair in """asleep|awake hungry|full healthy|sick wet|dry clean|dirty happy|unhappy tame|wild calm|restless
-    alive|dead hidden|visible""".split()
+    for pair in _words("""
+        asleep|awake hungry|full healthy|sick wet|dry clean|dirty happy|unhappy tame|wild calm|restless
+        alive|dead hidden|visible
+    """)
 )
 
 NAMES = {
-    "she": tuple("Anna Emma Julia Laura Maria Nora Olivia Rosa Sophie Clara Helen Alice".split()),
-    "he": tuple("Adam Ben Carl David Frank George Henry Jack Leo Martin Paul Oscar".split()),
+    "she": _words("Anna Emma Julia Laura Maria Nora Olivia Rosa Sophie Clara Helen Alice"),
+    "he": _words("Adam Ben Carl David Frank George Henry Jack Leo Martin Paul Oscar"),
 }
 
 # Reviews.
-GOOD = tuple(
-    """brilliant charming delightful funny moving touching clever witty superb wonderful gripping fresh
-    thrilling elegant warm graceful inspired memorable remarkable engaging enjoyable impressive excellent
-    fantastic terrific splendid marvelous captivating refreshing satisfying vivid lively tender smart stylish
-    beautiful dazzling heartfelt hilarious magnificent""".split()
-)
-BAD = tuple(
-    """boring dull silly tedious clumsy predictable shallow flat stale lifeless bland messy dreary tiresome
-    awful terrible horrible painful annoying pointless forgettable weak lame sloppy ugly stupid empty
-    pretentious ridiculous confusing disappointing mediocre unpleasant dreadful cheesy hollow bleak awkward
-    irritating laughable""".split()
-)
-GOOD_QUALITIES = tuple("charm wit warmth energy imagination grace suspense humor depth style passion tension".split())
-BAD_QUALITIES = tuple("nonsense noise cliches gloom padding confusion boredom vanity errors excess".split())
-GOOD_VERBS = tuple("shines delights works succeeds sparkles soars entertains impresses charms triumphs".split())
-BAD_VERBS = tuple("fails drags bores disappoints stumbles collapses annoys flops irritates falters".split())
-ASPECTS = tuple(
-    """film movie story plot script acting dialogue music soundtrack ending opening cast direction camerawork
-    comedy drama thriller sequel remake documentary romance cartoon musical satire adventure hero villain
-    heroine performance screenplay pacing tone humor finale""".split()
-)
-INTENSIFIERS = tuple("very really truly extremely deeply quite utterly remarkably wonderfully terribly".split())
+GOOD = _words("""
+    brilliant charming delightful funny moving touching clever witty superb wonderful gripping fresh thrilling
+    elegant warm graceful memorable remarkable enjoyable impressive excellent fantastic terrific lively beautiful
+""")
+BAD = _words("""
+    boring dull silly tedious clumsy predictable shallow flat stale lifeless bland messy dreary awful terrible
+    horrible painful annoying pointless forgettable weak lame sloppy ugly stupid
+""")
+GOOD_QUALITIES = _words("charm wit warmth energy imagination grace suspense humor depth style")
+BAD_QUALITIES = _words("nonsense noise cliches gloom padding confusion boredom vanity errors excess")
+GOOD_VERBS = _words("shines delights works succeeds sparkles soars entertains impresses charms triumphs")
+BAD_VERBS = _words("fails drags bores disappoints stumbles collapses annoys flops irritates falters")
+ASPECTS = _words("""
+    film movie story plot script acting dialogue music soundtrack ending opening cast comedy drama thriller
+    sequel remake romance cartoon hero villain performance screenplay tone finale
+""")
+INTENSIFIERS = _words("very really truly extremely deeply quite utterly remarkably")
+
+# Words that only the judgements of grammar use. They make the vocabulary wide; the pair tasks keep to few words,
+# each of which a small model then meets often enough to compare it.
+FOLK = _words("""
+    pupil student farmer knight clown monk priest scholar banker lodger traveler rival twin waiter soldier gardener
+    cook guest neighbor cousin uncle aunt daughter son king queen prince princess guard driver clerk editor barber
+    hunter worker child boss owner tourist stranger friend patient visitor actor dancer hiker partner leader member
+    citizen beginner winner officer agent
+""")
+GOODS = _words("""
+    table chair lamp mirror carpet pillow blanket candle plate spoon fork kettle pan cup bottle letter book newspaper
+    map ticket coin envelope parcel pencil brush needle button ribbon belt shoe sock glove watch phone door window
+    wall roof gate fence engine wheel rope net flag bell statue picture poster stamp sandwich pancake cushion curtain
+    drawer shelf bench stool towel soap comb mask tent sledge wagon pump barrel shield cookie egg carrot onion melon
+    berry sponge tray vase
+""")
+DOINGS = _verbs("""
+    laugh sleep-slept sing-sang-sung wait shout rest listen work talk sneeze cough whisper travel return
+    march wander jump climb kneel-knelt weep-wept snore stumble yawn dance shiver
+""")
+HOW = _words("""
+    quietly loudly slowly quickly happily sadly calmly bravely politely softly patiently proudly gently nervously
+    cheerfully gracefully alone together outside inside again upstairs everywhere
+""")
+TOWNS = _words("""
+    Rome Paris London Berlin Madrid Vienna Lisbon Dublin Prague Athens Oslo Cairo Boston Chicago Dallas Denver
+    Tokyo Delhi Geneva Milan
+""")
+NUMBERS = _words("two three four five six seven eight nine ten twelve twenty")
+DEGREES = _words("""
+    heavy-heavier old-older small-smaller large-larger cheap-cheaper clean-cleaner dark-darker bright-brighter
+    soft-softer hard-harder strong-stronger weak-weaker thick-thicker wide-wider narrow-narrower deep-deeper
+    long-longer short-shorter warm-warmer cold-colder smooth-smoother rough-rougher sharp-sharper plain-plainer
+""")

@@ -18,14 +18,9 @@ class Schema(NamedTuple):
     fillers: str
 
 
-FILLERS = {
-    "thing": tuple(
-        ["lamp", "vase", "trophy", "statue", "clock", "painting", "radio", "puppet", "drum", "basket", "guitar", "parcel"]
-    ),
-    "animal": tuple(["dog", "cat", "fox", "wolf", "bear", "goat", "horse", "rabbit", "lion", "eagle", "monkey", "mouse"]),
-    "she": NAMES["she"],
-    "he": NAMES["he"],
-}
+THINGS = ("lamp", "vase", "trophy", "statue", "clock", "radio", "puppet", "drum", "basket", "guitar", "parcel")
+ANIMALS = ("dog", "cat", "fox", "wolf", "bear", "goat", "horse", "rabbit", "lion", "eagle", "monkey", "mouse")
+FILLERS = {"thing": THINGS, "animal": ANIMALS, **NAMES}
 
 _SCHEMAS = (
     ("the {a} did not fit under the {b} because it was too {word}", "the {who} was too {word}",

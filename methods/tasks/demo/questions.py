@@ -34,8 +34,9 @@ def _matches(dice: Dice) -> Iterator[tuple]:
         turn = dice.below(6)
         if turn == 0 and fact.social:
             told = told.swapped()
-        elif turn == 1:
-            told = changed(dice, told, dice.pick(mentioned(slot)))
+        elif turn < 3:
+            for name in dice.sample(mentioned(slot), 1 + dice.below(len(mentioned(slot)))):
+                told = changed(dice, told, name)
         yield fact, slot, told, ANSWERS if _fits(told, fact, slot) else DOES_NOT
 
 

@@ -18,29 +18,23 @@ from .sentences import capitalised, with_article
 
 def _adjective(dice: Dice, good: bool) -> str:
     """An adjective or its rival denied: brilliant, very witty, not dull, far from boring."""
+    if dice.chance(0.3):
+        denial = dice.pick(("not", "never", "hardly", "far from", "anything but"))
+        return f"{denial} {dice.pick(BAD if good else GOOD)}"
     word = dice.pick(GOOD if good else BAD)
-    rival = dice.pick(BAD if good else GOOD)
-    turn = dice.below(10)
-    if turn < 3:
-        return word
-    if turn < 6:
-        return f"{dice.pick(INTENSIFIERS)} {word}"
-    denial = dice.pick(("not", "never", "hardly", "far from", "anything but", "not at all", "by no means"))
-    return f"{denial} {rival}"
+    return f"{dice.pick(INTENSIFIERS)} {word}" if dice.chance(0.5) else word
 
 
 def _predicate(dice: Dice, good: bool) -> str:
     """What can be said of one aspect."""
-    quality = dice.pick(GOOD_QUALITIES if good else BAD_QUALITIES)
-    rival = dice.pick(BAD_QUALITIES if good else GOOD_QUALITIES)
-    turn = dice.below(12)
+    turn = dice.below(10)
     if turn < 7:
         return "is " + _adjective(dice, good)
     if turn < 8:
         return dice.pick(GOOD_VERBS if good else BAD_VERBS)
     if turn < 9:
-        return f"is {dice.pick(('full of', 'rich in'))} {quality}"
-    return f"{dice.pick(('lacks', 'is free of', 'is without'))} {rival}"
+        return f"is full of {dice.pick(GOOD_QUALITIES if good else BAD_QUALITIES)}"
+    return f"{dice.pick(('lacks', 'is without'))} {dice.pick(BAD_QUALITIES if good else GOOD_QUALITIES)}"
 
 
 def opinion(dice: Dice, good: bool) -> str:
@@ -53,7 +47,7 @@ def opinion(dice: Dice, good: bool) -> str:
 
 def review(dice: Dice, good: bool) -> str:
     """One opinion, or two that disagree with the second or the main one winning."""
-    if dice.chance(0.5):
+    if dice.chance(0.6):
         return capitalised(opinion(dice, good)) + "."
     yielding, winning = opinion(dice, not good), opinion(dice, good)
     frame = dice.pick(
