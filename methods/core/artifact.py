@@ -11,7 +11,7 @@ from methods.core.bert import HEADS, bert, known
 from methods.core.files import read_sealed, write_sealed
 from methods.errors import UserError
 
-# Group of a parameter by a part of its name; the first that fits. `methods` papers count sizes by these groups.
+# Group of a parameter by a part of its name; the first that fits. The papers count sizes by these groups.
 GROUPS = {
     "word_embeddings": "word embedding",
     "position_embeddings": "position embedding",

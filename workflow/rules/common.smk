@@ -42,7 +42,7 @@ def work(method, task, seed):
 
 
 def runs_of(method, task):
-    """One run for each seed; a method that teaches is also a teacher's run, whatever the seeds."""
+    """The runs that a cell sums up, one for each seed."""
     return [f"{work(method, task, seed)}/run.json" for seed in CATALOGUE.config["seeds"]]
 
 
