@@ -2,25 +2,12 @@
 
 from torch import nn
 
-from methods.core.train import Stage
+from methods.core.train import Sample, Stage
 
 
-def student(init: nn.Module, spec: dict) -> nn.Module:
+def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
     return init
 
 
 def stages(spec: dict, budget: dict) -> list[Stage]:
-    recipe = spec["recipe"]
-    return [
-        Stage(
-            name="+".join(recipe["terms"]),
-            epochs=recipe["epochs"] * budget["epochs_scale"],
-            lr=recipe["lr"] * budget["lr_scale"],
-            batch_size=budget["batch_size"] or recipe["batch_size"],
-            terms=recipe["terms"],
-            optimizer=recipe["optimizer"],
-            warmup=recipe["warmup"],
-            weight_decay=recipe["weight_decay"],
-            clip=recipe["clip"],
-        )
-    ]
+    return [Stage.of(spec["recipe"], budget)]

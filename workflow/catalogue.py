@@ -53,7 +53,7 @@ class Catalogue:
         spec.pop("listed", None)  # where a method is shown does not change how it is trained
         spec["recipe"] = {key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()}
         spec["sources"] = {key: entry["source"] for key, entry in recipe.items()}
-        keys = ("preset", "primary", "padding", "precision", "threads", "allow_weak_teacher")
+        keys = ("preset", "primary", "padding", "precision", "threads", "ternary", "allow_weak_teacher")
         return {
             "method": method,
             "task": task,

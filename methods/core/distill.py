@@ -35,25 +35,61 @@ def teacher_logits(student, teacher, batch: dict[str, Tensor]) -> Tensor:
 
     (Softmax over a single output is constant, and its cross-entropy is zero whatever the student says.)
     """
-    losses = []
-    for ours, theirs in zip(logits(student), logits(teacher), strict=True):
-        if ours.shape[1] == 1:
-            losses.append(F.mse_loss(ours.float(), theirs.float(), reduction="none").squeeze(1))
-        else:
-            spans = "start" in batch
-            ours, theirs = (_real(scores, batch) if spans else scores.float() for scores in (ours, theirs))
-            losses.append(-(theirs.softmax(1) * ours.log_softmax(1)).sum(1))
-    return torch.stack(losses).sum(0)
+    pairs = zip(logits(student), logits(teacher), strict=True)
+    if "start" in batch:
+        return sum(_soft(_real(ours, batch), _real(theirs, batch)) for ours, theirs in pairs)
+    return sum(_soft(ours, theirs) for ours, theirs in pairs)
+
+
+def teacher_logits_mean(student, teacher, batch: dict[str, Tensor]) -> Tensor:
+    """`logits` as the official codes average it: over classes, or over all of a span's positions, as well as over rows."""
+    pairs = zip(logits(student), logits(teacher), strict=True)
+    return sum(_soft(ours, theirs) / ours.shape[1] for ours, theirs in pairs)
+
+
+def _soft(ours: Tensor, theirs: Tensor) -> Tensor:
+    ours, theirs = ours.float(), theirs.float()
+    if ours.shape[1] == 1:
+        return F.mse_loss(ours, theirs, reduction="none").squeeze(1)
+    return -(theirs.softmax(1) * ours.log_softmax(1)).sum(1)
 
 
 def hidden(student, teacher, batch: dict[str, Tensor]) -> Tensor:
     """Squared error of the embedding output and of every layer's, averaged over real tokens, summed over layers."""
-    ours, theirs = student.hidden_states, teacher.hidden_states
-    if len(ours) != len(theirs):
-        raise ValueError(f"student has {len(ours)} hidden states, teacher {len(theirs)}")
     mask = batch["attention_mask"].unsqueeze(2)  # (B, S, 1)
+    ours, theirs = _layers(student, teacher, "hidden_states")
     total = sum(((a.float() - b.float()) ** 2 * mask).sum((1, 2)) for a, b in zip(ours, theirs, strict=True))
     return total / (mask.sum((1, 2)) * ours[0].shape[2])
+
+
+def hidden_padded(student, teacher, batch: dict[str, Tensor]) -> Tensor:
+    """`hidden` as the official codes average it: padding counts like any token, so that padding changes the loss."""
+    pairs = zip(*_layers(student, teacher, "hidden_states"), strict=True)
+    return sum(((a.float() - b.float()) ** 2).mean((1, 2)) for a, b in pairs)
+
+
+def attention(student, teacher, batch: dict[str, Tensor]) -> Tensor:
+    """Squared error of the attention scores before softmax between real tokens, averaged, summed over layers."""
+    mask = batch["attention_mask"].float()
+    pairs = (mask[:, :, None] * mask[:, None, :]).unsqueeze(1)  # (B, 1, S, S)
+    ours, theirs = _layers(student, teacher, "attentions")
+    total = sum((((a.float() - b.float()) * pairs) ** 2).sum((1, 2, 3)) for a, b in zip(ours, theirs, strict=True))
+    return total / (pairs.sum((1, 2, 3)) * ours[0].shape[1])
+
+
+def attention_padded(student, teacher, batch: dict[str, Tensor]) -> Tensor:
+    """`attention` as the official codes average it: masked scores are set to zero, and count."""
+    unmasked = batch["attention_mask"][:, None, None, :] != 0  # (B, 1, 1, S)
+    pairs = zip(*_layers(student, teacher, "attentions"), strict=True)
+    return sum((torch.where(unmasked, a.float() - b.float(), 0.0) ** 2).mean((1, 2, 3)) for a, b in pairs)
+
+
+def _layers(student, teacher, what: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What both models show of their layers. None shown, or not as many, would make a term silently zero."""
+    ours, theirs = getattr(student, what), getattr(teacher, what)
+    if not ours or len(ours) != len(theirs):
+        raise ValueError(f"{what}: the student shows {len(ours or ())}, the teacher {len(theirs or ())}")
+    return ours, theirs
 
 
 def _real(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
@@ -61,6 +97,22 @@ def _real(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
     return scores.float().masked_fill(batch["attention_mask"] == 0, -1e9)
 
 
-TERMS = {"labels": labels, "logits": teacher_logits, "hidden": hidden}
-NEEDS_TEACHER = {"logits", "hidden"}
-NEEDS_HIDDEN = {"hidden"}
+TERMS = {
+    "labels": labels,
+    "logits": teacher_logits,
+    "logits_mean": teacher_logits_mean,
+    "hidden": hidden,
+    "hidden_padded": hidden_padded,
+    "attention": attention,
+    "attention_padded": attention_padded,
+}
+NEEDS_TEACHER = TERMS.keys() - {"labels"}
+SHOWS = {  # what a model must show of its inside for a term
+    "output_hidden_states": {"hidden", "hidden_padded"},
+    "output_attentions": {"attention", "attention_padded"},
+}
+
+
+def shown(terms) -> dict[str, bool]:
+    """The options of a model's forward pass that these terms need."""
+    return {option: True for option, needing in SHOWS.items() if needing & set(terms)}

@@ -24,7 +24,7 @@ from methods.core.checkpoints import Checkpoints
 from methods.errors import UserError
 
 PROTOCOLS = ("last", "best")
-OUTPUTS = ("run.json", "machine.json", "last.safetensors", "best.safetensors", "predictions.npz")
+SAMPLE_BATCH = 32  # rows of a batch that a method may look at before it trains
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
 
     init = found["init"].model() if "init" in found else None
     start = init or from_base(base, task.meta["kind"], len(task.meta["labels"]), ask["seed"])
-    student = family.student(start, ask["spec"])
+    start.to(accelerator.device)
+    sample = train.sample(task.train, batch_size=SAMPLE_BATCH, seed=ask["seed"], **inputs)
+    student = family.student(start, ask["spec"], sample)
     fitted = train.fit(
         student,
         family.stages(ask["spec"], ask["budget"]),
@@ -157,12 +159,13 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         path = out / f"{protocol}.safetensors"
         meta = _artefact_meta(ask, task, base, base_sha, protocol, step)
         if accelerator.is_main_process:
-            digests[path.name] = artifact.save(path, weights, student.config, meta)
+            student.load_state_dict(weights)
+            digests[path.name] = artifact.save(path, student, meta, ask["ternary"])
         accelerator.wait_for_everyone()
         model, _ = artifact.load(path)
         predictions = predict(model.to(accelerator.device), exact=True)
         scores[protocol] = {"step": step, "metrics": scoring.score(task, predictions)}
-        sizes[protocol] = artifact.size(model.state_dict(), path)
+        sizes[protocol] = artifact.size(path)
         for split, arrays in predictions.items():
             kept |= {
                 f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v for key, v in arrays.items()

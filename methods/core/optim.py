@@ -60,22 +60,17 @@ def _shrink(norm: torch.Tensor, max_norm: float) -> torch.Tensor:
 
 
 def build(model: nn.Module, stage) -> Optimizer:
-    """The optimizer of a stage. Parameters tagged `quantizer = True` by the kernel have their own rate and no decay."""
-    groups: dict[str, list] = {"decayed": [], "undecayed": [], "quantizer": []}
+    """The optimizer of a stage. Learned ranges carry a tag, `parameter.quantizer`, that names their own rate and decay."""
+    groups: dict[str, list] = {}
     for name, param in model.named_parameters():
         if param.requires_grad:
-            kind = "undecayed" if name.endswith(UNDECAYED) else "decayed"
-            groups["quantizer" if getattr(param, "quantizer", False) else kind].append(param)
-    rates = {"quantizer": stage.quantizer_lr or stage.lr}
+            kind = getattr(param, "quantizer", "undecayed" if name.endswith(UNDECAYED) else "decayed")
+            groups.setdefault(kind, []).append(param)
+    rates = {kind: stage.quantizer_lr.get(kind, stage.lr) for kind in groups}
+    decays = {"decayed": stage.weight_decay, **stage.quantizer_decay}
     params = [
-        {
-            "params": members,
-            "lr": rates.get(kind, stage.lr),
-            "peak": rates.get(kind, stage.lr),
-            "weight_decay": stage.weight_decay if kind == "decayed" else 0.0,
-        }
+        {"params": members, "lr": rates[kind], "peak": rates[kind], "weight_decay": decays.get(kind, 0.0)}
         for kind, members in groups.items()
-        if members
     ]
     if stage.optimizer == "bertadam":
         return BertAdam(params, lr=stage.lr)

@@ -6,7 +6,7 @@ was killed goes on exactly where its checkpoint stands, and ends with the bytes 
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -21,9 +21,14 @@ from methods.core.bert import logits
 from methods.core.checkpoints import Checkpoints
 from methods.core.data import Split, collate, in_order, shuffled
 from methods.core.progress import Progress
+from methods.core.structure import show_scores
 
 LOG_EVERY = 10  # steps between two entries of the curve, and between two looks for a loss that is no number
+SAMPLE_EPOCH = 999_999_999
 SCORING_BATCH = 64  # fixed: quantizers with dynamic ranges see the same batches in every run
+
+
+Sample = Iterator[dict[str, Tensor]]  # batches of training rows, for methods that look at data before they train
 
 
 class Diverged(Exception):
@@ -43,8 +48,21 @@ class Stage:
     warmup: float = 0.0  # share of the steps in which the rate rises
     weight_decay: float = 0.0
     clip: str | None = None  # "global", or None
-    quantizer_lr: float | None = None
+    quantizer_lr: dict[str, float] = field(default_factory=dict)  # tag of learned ranges -> their own rate
+    quantizer_decay: dict[str, float] = field(default_factory=dict)
     on_step: Callable | None = None
+
+    @classmethod
+    def of(cls, recipe: dict, budget: dict, **changes) -> "Stage":
+        """The stage that a recipe describes, scaled by the preset's budget; `changes` replace what differs."""
+        described = {key: recipe[key] for key in cls.__dataclass_fields__.keys() & recipe.keys()}
+        scaled = {
+            "name": "+".join(recipe["terms"]),
+            "epochs": recipe["epochs"] * budget["epochs_scale"],
+            "lr": recipe["lr"] * budget["lr_scale"],
+            "batch_size": budget["batch_size"] or recipe["batch_size"],
+        }
+        return cls(**{**described, **scaled, **changes})
 
     def batches(self, train: Split) -> int:
         return math.ceil(len(train) / self.batch_size)
@@ -100,9 +118,12 @@ def fit(
     `last` holds the weights at the end, `best` those of the best look at the dev set in the final stage (earlier stages
     may train no head, so that their scores say little). Batch sizes are over all devices.
     """
-    student.to(accelerator.device)
+    models = [student.to(accelerator.device)]
     if teacher is not None:
-        teacher.to(accelerator.device).eval().requires_grad_(False)
+        models.append(teacher.to(accelerator.device).eval().requires_grad_(False))
+    if any("output_attentions" in distill.shown(stage.terms) for stage in stages):
+        for model in models:
+            show_scores(model)
     state, best, optimizer_state = State(), None, None
     if checkpoints and (saved := checkpoints.load()):
         state, best, optimizer_state = _restore(student, *saved)
@@ -189,9 +210,11 @@ def fit(
         return Fit(state, None, None, diverged=str(reason))
     finally:
         progress.close()
-    if checkpoints and checkpoints.stale():
+    if stages and checkpoints and checkpoints.stale():
         save()  # scoring may take long, and a run that is told to leave meanwhile should not train again
     last = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
+    if best is None:  # nothing was trained (post-training quantization)
+        best, state.best_step = last, state.step
     return Fit(state, last, best)
 
 
@@ -225,7 +248,7 @@ def _gradient(student, teacher, train, rows, terms, state, accelerator, seed, pa
 def _accumulate(student, teacher, train, share, count, terms, state, accelerator, padding, max_length) -> Tensor:
     """Forward and backward over this process's share of a batch of `count` rows; the sums of its terms, (terms,)."""
     student.train()
-    wants_hidden = bool(distill.NEEDS_HIDDEN & terms.keys())
+    shown = distill.shown(terms)
     sums = torch.zeros(len(terms), device=accelerator.device)
     for start in range(0, len(share), state.micro_batch):
         batch = tensors(collate(train, share[start : start + state.micro_batch], padding, max_length), accelerator)
@@ -233,21 +256,27 @@ def _accumulate(student, teacher, train, share, count, terms, state, accelerator
             theirs = None
             if teacher is not None:
                 with torch.no_grad():
-                    theirs = forward(teacher, batch, wants_hidden)
-            ours = forward(student, batch, wants_hidden)
+                    theirs = forward(teacher, batch, **shown)
+            ours = forward(student, batch, **shown)
         values = [distill.TERMS[name](ours, theirs, batch).sum() / count for name in terms]
         accelerator.backward(sum(weight * value for weight, value in zip(terms.values(), values, strict=True)))
         sums += torch.stack([value.detach() for value in values])
     return sums
 
 
-def forward(model: nn.Module, batch: dict[str, Tensor], hidden_states: bool = False):
+def forward(model: nn.Module, batch: dict[str, Tensor], **shown: bool):
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    return model(**inputs, output_hidden_states=hidden_states)
+    return model(**inputs, **shown)
 
 
 def tensors(batch: dict[str, np.ndarray], accelerator: Accelerator) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array)).to(accelerator.device) for name, array in batch.items()}
+
+
+def sample(train: Split, accelerator: Accelerator, *, batch_size: int, seed: int, padding: str, max_length: int) -> Sample:
+    """Training batches in an order that no epoch of training has."""
+    for rows in shuffled(train, batch_size, seed, SAMPLE_EPOCH):
+        yield tensors(collate(train, rows, padding, max_length), accelerator)
 
 
 @torch.no_grad()

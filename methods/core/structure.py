@@ -1,0 +1,144 @@
+"""Edits of a stock BERT: what a method changes in the model's structure, written down so that a file can repeat it.
+
+A method calls `edit(model, "quantize", ...)`; the edit and its options are remembered in `model.edits`, go into the header
+of the model's file, and are applied again to a fresh BERT when the file is loaded. The model class stays transformers'.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.modeling_utils import AttentionInterface
+
+from methods.kernel import layers, quantizers
+from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, QuantLinear
+
+WEIGHT_SPECS = ("weights", "embeddings", "positions")  # options of `quantize` that a loaded model has no use for
+SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
+
+
+def edit(model: nn.Module, kind: str, **options) -> nn.Module:
+    """Apply an edit of EDITS in place and remember it."""
+    EDITS[kind](model, **options)
+    model.edits = [*edits(model), {"kind": kind, **options}]
+    return model
+
+
+def edits(model: nn.Module) -> list[dict]:
+    return getattr(model, "edits", [])
+
+
+def quantize(
+    model: nn.Module,
+    weights: dict | None = None,
+    embeddings: dict | None = None,
+    positions: dict | None = None,
+    activations: dict | None = None,
+    one_sided: dict | None = None,
+) -> None:
+    """Put quantizers where the methods' codes have them (each argument is a stanza of `quantizers.make`, or None).
+
+    `weights`: the encoder's linears and the pooler. `embeddings`, `positions`: the tables. `activations`: the input of
+    every quantized linear, and queries, keys, probabilities and values. `one_sided` replaces it for tensors that are
+    never or hardly negative: probabilities and the input of the feed-forward's second linear. Token types, LayerNorms,
+    biases and the head stay in full precision. Queries, keys and values share one quantized input: it is one tensor.
+    """
+    one_sided = one_sided or activations
+    bert = model.base_model
+
+    def linear(module: nn.Linear, inputs: dict | None) -> QuantLinear:
+        return QuantLinear(module, weight_quantizer(weights, module.weight), activation_quantizer(inputs))
+
+    def table(module: nn.Embedding, spec: dict | None) -> QuantEmbedding:
+        return QuantEmbedding(module, weight_quantizer(spec, module.weight))
+
+    bert.embeddings.word_embeddings = table(bert.embeddings.word_embeddings, embeddings)
+    bert.embeddings.position_embeddings = table(bert.embeddings.position_embeddings, positions)
+    for layer in bert.encoder.layer:
+        attention = layer.attention.self
+        for name in ("query", "key", "value"):
+            setattr(attention, name, linear(getattr(attention, name), None))
+        if activations:
+            attention.input_quantizer = activation_quantizer(activations)
+            attention.register_forward_pre_hook(_quantize_input)
+            attention.quantizers = QuantAttention(
+                *(activation_quantizer(spec) for spec in (activations, activations, one_sided, activations))
+            )
+        layer.attention.output.dense = linear(layer.attention.output.dense, activations)
+        layer.intermediate.dense = linear(layer.intermediate.dense, activations)
+        layer.output.dense = linear(layer.output.dense, one_sided)
+    if bert.pooler is not None:
+        bert.pooler.dense = linear(bert.pooler.dense, activations)
+    show_scores(model)
+
+
+def int8_dynamic(model: nn.Module) -> None:
+    """torch's own dynamic int8 on every linear of the encoder and the pooler: the deployed baseline."""
+    for parent in list(model.base_model.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, nn.Linear):
+                setattr(parent, name, Int8Linear(module))
+
+
+EDITS = {"quantize": quantize, "int8_dynamic": int8_dynamic}
+
+
+def weight_quantizer(spec: dict | None, weight: Tensor) -> quantizers.Quantizer | None:
+    """A quantizer fitted to a weight."""
+    quantizer = quantizers.make(spec)
+    if quantizer is not None:
+        quantizer.calibrate(weight.detach())
+        _tag(quantizer, "weights")
+    return quantizer
+
+
+def activation_quantizer(spec: dict | None) -> quantizers.Quantizer | None:
+    quantizer = quantizers.make(spec)
+    if quantizer is not None:
+        _tag(quantizer, "activations")
+    return quantizer
+
+
+def calibrate(model: nn.Module, batches) -> None:
+    """Set the learned ranges of all activations from training batches, in the order in which a forward pass meets them.
+
+    Each quantizer sees inputs that those before it have already quantized, as it will in training.
+    """
+    found = [one for one in model.modules() if isinstance(one, quantizers.Quantizer) and one.role == "activations"]
+    hooks = [one.register_forward_pre_hook(lambda module, inputs: module.calibrate(inputs[0].detach())) for one in found]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                model(**{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(was_training)
+
+
+def show_scores(model: nn.Module) -> None:
+    """Let the model compute attention so that `output_attentions` gives the scores before softmax."""
+    model.set_attn_implementation(SCORES)
+
+
+def _attention(module: nn.Module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
+    scaling = scaling or query.shape[-1] ** -0.5
+    return layers.attention(
+        query, key, value, attention_mask, scaling, dropout, quantizers=getattr(module, "quantizers", None)
+    )
+
+
+AttentionInterface.register(SCORES, _attention)
+AttentionMaskInterface.register(SCORES, eager_mask)  # without it padding is silently left unmasked
+
+
+def _quantize_input(module: nn.Module, inputs: tuple) -> tuple:
+    return (module.input_quantizer(inputs[0]), *inputs[1:])
+
+
+def _tag(quantizer: quantizers.Quantizer, role: str) -> None:
+    """Say whose parameters these are, so that the optimizer gives them the rate of their kind."""
+    quantizer.role = role
+    for parameter in quantizer.parameters():
+        parameter.quantizer = role

@@ -1,0 +1,115 @@
+"""The layers: a linear map and an embedding whose weights lie on a grid, and attention over quantized operands.
+
+They are drop-in replacements of torch's own, with the same parameter names, so that they can be put into any stock model.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from methods.kernel.quantizers import Quantizer
+
+
+class Quantized:
+    """What the layers share: latent weights, their quantizer, and the values of a grid that has not changed since."""
+
+    weight: nn.Parameter
+    weight_quantizer: Quantizer | None
+
+    def quantized_weight(self) -> Tensor:
+        """The weight on its grid. An unchanged weight (evaluation, micro-batches) is not quantized twice."""
+        if self.weight_quantizer is None:
+            return self.weight
+        version = (self.weight._version, self.weight.data_ptr(), *self.weight_quantizer.state())
+        if self._quantized is None or self._quantized[0] != version:
+            with torch.no_grad():
+                self._quantized = version, self.weight_quantizer(self.weight)
+        return self.weight_quantizer.differentiable(self.weight, self._quantized[1])
+
+
+class QuantLinear(Quantized, nn.Linear):
+    """y = Q_a(x) Q_w(W)^T + b. Either quantizer may be None."""
+
+    def __init__(self, linear: nn.Linear, weight: Quantizer | None, inputs: Quantizer | None):
+        nn.Module.__init__(self)  # takes the parameters of `linear` over instead of making new ones
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.weight_quantizer, self.input_quantizer, self._quantized = weight, inputs, None
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        return F.linear(x, self.quantized_weight(), self.bias)
+
+
+class QuantEmbedding(Quantized, nn.Embedding):
+    """Rows on a grid. Where rows can be quantized apart, only those looked up are: the work grows with the batch.
+
+    Values and gradients equal those of quantizing the whole table first: every looked-up row is quantized once, and
+    rows that were looked up as padding get no gradient.
+    """
+
+    def __init__(self, embedding: nn.Embedding, weight: Quantizer | None):
+        nn.Module.__init__(self)
+        self.num_embeddings, self.embedding_dim = embedding.num_embeddings, embedding.embedding_dim
+        self.padding_idx, self.max_norm, self.norm_type = embedding.padding_idx, None, 2.0
+        self.scale_grad_by_freq, self.sparse = False, False
+        self.weight, self.weight_quantizer, self._quantized = embedding.weight, weight, None
+
+    def forward(self, ids: Tensor) -> Tensor:  # (...,) -> (..., width)
+        quantizer = self.weight_quantizer
+        if quantizer is None or not quantizer.by_rows or not self.training:
+            return F.embedding(ids, self.quantized_weight(), self.padding_idx)
+        distinct, places = ids.unique(return_inverse=True)  # (U,), (...,)
+        rows = quantizer(F.embedding(distinct, self.weight, self.padding_idx), distinct)  # (U, width)
+        if self.padding_idx is not None:
+            rows = torch.where((distinct == self.padding_idx)[:, None], rows.detach(), rows)
+        return F.embedding(places, rows)
+
+
+class Int8Linear(nn.Module):
+    """torch's dynamic int8: weights in 8 bits once and for all, inputs as they come, products in integers.
+
+    The numbers are those of `torch.ao.quantization.quantize_dynamic`; the codes are kept as ordinary tensors.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach()
+        step = (weight.abs().amax() / 127.5).clamp(min=torch.finfo(torch.float32).eps)  # torch's symmetric observer
+        self.register_buffer("weight", (weight / step).round().clamp(-128, 127).to(torch.int8))
+        self.register_buffer("weight_step", step)
+        self.register_buffer("bias", linear.bias.detach())
+        self._packed = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        version = (self.weight._version, self.weight_step._version, self.bias._version)
+        if self._packed is None or self._packed[0] != version:
+            weight = torch._make_per_tensor_quantized_tensor(self.weight, float(self.weight_step), 0)
+            self._packed = version, torch.ops.quantized.linear_prepack(weight, self.bias)
+        return torch.ops.quantized.linear_dynamic(x.float(), self._packed[1], reduce_range=True)
+
+
+class QuantAttention(nn.Module):
+    """Quantizers of an attention's four operands; any of them may be None."""
+
+    def __init__(self, query: Quantizer | None, key: Quantizer | None, probs: Quantizer | None, value: Quantizer | None):
+        super().__init__()
+        self.query, self.key, self.probs, self.value = query, key, probs, value
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float, quantizers=None
+) -> tuple[Tensor, Tensor]:
+    """Context (B, S, heads, width) and the scores before softmax, mask added, (B, heads, S, S).
+
+    Probabilities are quantized after dropout, as in all published codes of this family.
+    """
+    put = lambda name, x: getattr(quantizers, name)(x) if getattr(quantizers, name, None) is not None else x  # noqa: E731
+    query, key, value = put("query", query), put("key", key), put("value", value)  # (B, heads, S, width)
+    scores = query @ key.transpose(2, 3) * scaling
+    if mask is not None:
+        scores = scores + mask
+    probs = put("probs", F.dropout(scores.softmax(-1), dropout))  # (B, heads, S, S)
+    return (probs @ value).transpose(1, 2).contiguous(), scores

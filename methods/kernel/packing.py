@@ -1,0 +1,70 @@
+"""Integer codes as bits: b bits a code with no padding between codes, or five ternary codes to a byte.
+
+Codes come as integers from 0. A code never pays for a whole byte: 3-bit codes take 3 bits each, across byte borders.
+"""
+
+import torch
+from torch import Tensor
+
+TRITS = 5  # ternary codes to a byte: 3^5 = 243 of 256 values, 1.6 bits a code
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Bytes holding the codes one after another, lowest bit first; the last byte is filled up with zeros."""
+    flat = codes.reshape(-1).to(torch.uint8)
+    if bits == 8:
+        return flat.clone()
+    group = _group(bits)  # codes that fill whole bytes together
+    flat = torch.cat([flat, flat.new_zeros(-len(flat) % group)]).reshape(-1, group)  # (G, group)
+    width = group * bits // 8
+    packed = flat.new_zeros(len(flat), width)
+    for at in range(group):
+        byte, shift = divmod(at * bits, 8)
+        packed[:, byte] |= flat[:, at] << shift
+        if shift + bits > 8:
+            packed[:, byte + 1] |= flat[:, at] >> (8 - shift)
+    return packed.reshape(-1)[: packed_bytes(codes.numel(), bits)]
+
+
+def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
+    """The first `count` codes, as uint8."""
+    if bits == 8:
+        return packed[:count].clone()
+    group = _group(bits)
+    width = group * bits // 8
+    packed = torch.cat([packed, packed.new_zeros(-len(packed) % width)]).reshape(-1, width)  # (G, width)
+    codes = packed.new_empty(len(packed), group)
+    for at in range(group):
+        byte, shift = divmod(at * bits, 8)
+        code = packed[:, byte] >> shift
+        if shift + bits > 8:
+            code = code | packed[:, byte + 1] << (8 - shift)
+        codes[:, at] = code & (2**bits - 1)
+    return codes.reshape(-1)[:count]
+
+
+def pack_trits(codes: Tensor) -> Tensor:
+    """Codes 0, 1, 2 in base 3, five to a byte."""
+    flat = codes.reshape(-1).to(torch.uint8)
+    flat = torch.cat([flat, flat.new_zeros(-len(flat) % TRITS)]).reshape(-1, TRITS)
+    packed = flat[:, TRITS - 1].clone()
+    for at in reversed(range(TRITS - 1)):
+        packed = packed * 3 + flat[:, at]
+    return packed
+
+
+def unpack_trits(packed: Tensor, count: int) -> Tensor:
+    codes = packed.new_empty(len(packed), TRITS)
+    for at in range(TRITS):
+        codes[:, at] = packed % 3
+        packed = packed // 3
+    return codes.reshape(-1)[:count]
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    return -(-count * bits // 8)
+
+
+def _group(bits: int) -> int:
+    """The fewest codes whose bits fill whole bytes."""
+    return {1: 8, 2: 4, 3: 8, 4: 2, 5: 8, 6: 4, 7: 8}[bits]
