@@ -42,7 +42,7 @@ def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str
         with torch.no_grad():
             grid = quantizer.encode(layer.weight)
         base3 = ternary == "trits" and quantizer.levels == 3
-        codes = (grid.codes - quantizer.codes_from) / quantizer.codes_by
+        codes = (grid.codes.sub_(quantizer.codes_from) / quantizer.codes_by).to(torch.uint8)
         bits = (quantizer.levels - 1).bit_length()
         packed[name] = {
             "shape": list(grid.codes.shape),
@@ -80,7 +80,7 @@ def load(path: Path) -> tuple[nn.Module, dict]:
     with torch.no_grad():
         for name, entry in meta["packed"].items():
             _unpack(model, name, entry, tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.step"))
-    expected = _plain(model)
+    expected = {name: tensor for name, tensor in _plain(model).items() if name not in meta["packed"]}
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())[0]
         raise UserError(f"{path} does not fit its own description ({odd!r}): make it again.")

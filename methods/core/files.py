@@ -67,7 +67,7 @@ def read_json(path: Path):
 
 def write_sealed(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> str:
     """Write arrays and meta as one sealed file; the SHA-256 of the whole file."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     digests = {name: _digest(array) for name, array in arrays.items()}
     body = {"meta": meta, "tensors": digests}
     header = canonical({**body, "seal": sha256(canonical(body).encode())})

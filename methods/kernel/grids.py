@@ -1,9 +1,10 @@
 """From a tensor to its grid: integer codes, a step and an offset, with `decode(codes) = codes * step + offset`.
 
 Nothing here has a gradient; `quantizers.py` adds those. A *group* is what shares a step: the whole tensor, or one row.
-Steps have shape () for a tensor and (rows, 1) for rows. Sums run in float64, so that huge values do not overflow them.
+Steps have shape () for a tensor and (rows, 1) for rows.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,26 +23,36 @@ class Grid(NamedTuple):
 
 
 def decode(grid: Grid) -> Tensor:
-    values = grid.codes * grid.step
-    return values if grid.offset is None else values + grid.offset
+    return _decode_(Grid(grid.codes.clone(), grid.step, grid.offset))
+
+
+def _decode_(grid: Grid) -> Tensor:
+    """`decode`, in the memory of the codes."""
+    values = grid.codes.mul_(grid.step)
+    return values if grid.offset is None else values.add_(grid.offset)
+
+
+def _chain(make: Callable[..., Grid]) -> Callable[..., Grid]:
+    """A way to make a grid; its `values` goes on to the values in the same pass over memory."""
+    call = fused(make)
+    call.values = fused(lambda *arguments: _decode_(make(*arguments)))
+    return call
 
 
 def _mean(values: Tensor, rows: bool) -> Tensor:
-    total = values.sum(1, keepdim=True, dtype=torch.float64) if rows else values.sum(dtype=torch.float64)
-    return (total / (values.shape[1] if rows else values.numel())).to(values.dtype)
+    """Mean of each group, as a sum of shares, which huge values cannot overflow."""
+    if rows:
+        return (values * (1 / values.shape[1])).sum(1, keepdim=True)
+    return (values * (1 / values.numel())).sum()
 
 
 def _weighted_mean(values: Tensor, weights: Tensor, rows: bool) -> Tensor:
     """Mean of `values` under `weights` in each group; 0 where the weights are all 0."""
-    if rows:
-        top = (values * weights).sum(1, keepdim=True, dtype=torch.float64)
-        bottom = weights.sum(1, keepdim=True, dtype=torch.float64)
-    else:
-        top, bottom = (values * weights).sum(dtype=torch.float64), weights.sum(dtype=torch.float64)
-    return torch.where(bottom > 0, top / bottom, 0.0).to(values.dtype)
+    bottom = _mean(weights, rows)
+    return torch.where(bottom > 0, _mean(values * weights, rows) / bottom, 0.0)
 
 
-@fused
+@_chain
 def ternary(w: Tensor, rows: bool) -> Grid:
     """TWN (Li et al. 2016, arXiv 1605.04711, equation 6): keep what exceeds 0.7 of the mean magnitude, at their mean."""
     magnitude = w.abs()
@@ -49,13 +60,13 @@ def ternary(w: Tensor, rows: bool) -> Grid:
     return Grid(w.sign() * kept, _weighted_mean(magnitude, kept, rows))
 
 
-@fused
+@_chain
 def binary(w: Tensor, rows: bool) -> Grid:
     """BWN (Rastegari et al. 2016, arXiv 1603.05279, equation 6). Zero counts as positive: there is no third level."""
     return Grid(_signs(w), _mean(w.abs(), rows))
 
 
-@fused
+@_chain
 def loss_aware(w: Tensor, curvature: Tensor, rows: bool, iterations: int) -> Grid:
     """LAT, approximate (Hou & Kwok 2018, arXiv 1802.08635, algorithm 1): minimise sum d (w - a b)^2 by turns in a and b.
 
@@ -71,6 +82,7 @@ def loss_aware(w: Tensor, curvature: Tensor, rows: bool, iterations: int) -> Gri
     return Grid(w.sign() * (magnitude > scale / 2), scale)
 
 
+@_chain
 def loss_aware_exact(w: Tensor, curvature: Tensor, rows: bool) -> Grid:
     """LAT, exact (the same paper, proposition 2): the best support is a top-k set in |w|, so every k is tried at once.
 
@@ -88,29 +100,39 @@ def loss_aware_exact(w: Tensor, curvature: Tensor, rows: bool) -> Grid:
     return Grid(codes, scale if rows else scale.squeeze())
 
 
-@fused
-def symmetric(x: Tensor, bits: int, rows: bool) -> Grid:
+@_chain
+def symmetric(x: Tensor, bits: int, rows: bool, clip: float | None = None) -> Grid:
     """Min-max around zero: the largest magnitude takes the outermost of 2^b - 1 levels (two at one bit)."""
+    x = x if clip is None else x.clamp(-clip, clip)
     largest = x.abs().amax(1, keepdim=True) if rows else x.abs().amax()
     levels = max(2 ** (bits - 1) - 1, 1)
     scale = torch.where(largest > 0, levels / largest.clamp(min=TINY), 0.0)
-    return Grid(_rounded(x * scale, bits), largest / levels)
+    scaled = x * scale
+    return Grid(_signs(scaled) if bits == 1 else scaled.round_(), largest / levels)
 
 
-@fused
-def asymmetric(x: Tensor, bits: int) -> Grid:
+@_chain
+def asymmetric(x: Tensor, bits: int, clip: float | None = None) -> Grid:
     """Min-max over the tensor's own range in 2^b levels (Bhandare et al. 2019; TernaryBERT, section 3.1.2)."""
+    x = x if clip is None else x.clamp(-clip, clip)
     low, high = x.aminmax()
     step = (high - low) / (2**bits - 1)
     scale = torch.where(step > 0, 1 / step.clamp(min=TINY), 0.0)
-    return Grid(((x - low) * scale).round().clamp(max=2**bits - 1), step, low)
+    return Grid((x - low).mul_(scale).round_().clamp_(max=2**bits - 1), step, low)
 
 
-@fused
+@_chain
 def stepped(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_levels: bool) -> Grid:
     """A given step, `scale / parts`: LSQ's grid (Esser et al. 2020, equations 1 and 2) and KDLSQ-BERT's."""
-    scaled = x / scale * parts  # in this order, so that x = scale lies exactly on its level
-    return Grid(_signs(scaled) if two_levels else scaled.clamp(low, high).round(), scale / parts)
+    scaled = (x / scale).mul_(parts)  # in this order, so that x = scale lies exactly on its level
+    return Grid(_signs(scaled) if two_levels else scaled.clamp_(low, high).round_(), scale / parts)
+
+
+@_chain
+def shifted(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_levels: bool) -> Grid:
+    """A given step above the tensor's own minimum, for one-sided tensors (BinaryBERT's code)."""
+    least = x.amin()
+    return Grid((x - least).div_(scale).mul_(parts).clamp_(low, high).round_(), scale / parts, least)
 
 
 def bounds(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
@@ -119,10 +141,6 @@ def bounds(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
         return 0, 2**bits - 1
     high = 2 ** (bits - 1) - 1
     return (-1, 1) if bits == 1 else (-high if narrow else -high - 1, high)
-
-
-def _rounded(scaled: Tensor, bits: int) -> Tensor:
-    return _signs(scaled) if bits == 1 else scaled.round()
 
 
 def _signs(x: Tensor) -> Tensor:

@@ -22,8 +22,7 @@ class Quantized:
             return self.weight
         version = (self.weight._version, self.weight.data_ptr(), *self.weight_quantizer.state())
         if self._quantized is None or self._quantized[0] != version:
-            with torch.no_grad():
-                self._quantized = version, self.weight_quantizer(self.weight)
+            self._quantized = version, self.weight_quantizer.values(self.weight)
         return self.weight_quantizer.differentiable(self.weight, self._quantized[1])
 
 

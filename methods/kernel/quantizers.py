@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from methods.kernel import grids
 from methods.kernel.fusing import fused
-from methods.kernel.grids import Grid, decode
+from methods.kernel.grids import Grid
 
 TRUNCATED = 0.05  # share of a tensor's values, half at each end, that the default calibration ignores (KDLSQ-BERT)
 FLOOR = 1e-3  # of the calibrated step: a learned step acts as if it never fell below
@@ -23,14 +23,26 @@ class Quantizer(nn.Module):
     rows = False
     codes_from, codes_to, codes_by = -1, 1, 1  # smallest and largest code, and the distance between codes
 
-    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
-        """The grid of `x`; `index` says which rows of the whole tensor `x` holds, for quantizers that keep rows' state."""
+    def chain(self, x: Tensor, index: Tensor | None) -> tuple:
+        """The function of `grids` that makes the grid of `x`, and its arguments.
+
+        `index` says which rows of the whole tensor `x` holds, for quantizers that remember something of every row.
+        """
         raise NotImplementedError
 
+    @torch.no_grad()
+    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
+        make, *arguments = self.chain(x.float(), index)
+        return make(*arguments)
+
+    @torch.no_grad()
+    def values(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """`decode(encode(x))`, in one pass; statistics are taken in fp32 whatever the precision of training is."""
+        make, *arguments = self.chain(x.float(), index)
+        return make.values(*arguments)
+
     def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        with torch.no_grad():
-            values = decode(self.encode(x, index))
-        return self.differentiable(x, values)
+        return self.differentiable(x, self.values(x, index))
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
         """`values` as a function of `x` and of learned parameters; by default the identity's gradient (STE)."""
@@ -60,8 +72,8 @@ class Ternary(Quantizer):
         super().__init__()
         self.rows = rows
 
-    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
-        return grids.ternary(x, self.rows)
+    def chain(self, x: Tensor, index: Tensor | None) -> tuple:
+        return grids.ternary, x, self.rows
 
 
 class Binary(Quantizer):
@@ -73,8 +85,8 @@ class Binary(Quantizer):
         super().__init__()
         self.rows = rows
 
-    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
-        return grids.binary(x, self.rows)
+    def chain(self, x: Tensor, index: Tensor | None) -> tuple:
+        return grids.binary, x, self.rows
 
 
 class LossAware(Quantizer):
@@ -93,11 +105,11 @@ class LossAware(Quantizer):
         """d = sqrt(v) + 1e-8 of the previous step, v being Adam's second moment; a common factor does not matter."""
         torch.sqrt(second_moment, out=self.curvature).add_(1e-8)
 
-    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
+    def chain(self, x: Tensor, index: Tensor | None) -> tuple:
         curvature = self.curvature if index is None else self.curvature[index]
         if self.solver == "exact":
-            return grids.loss_aware_exact(x, curvature, self.rows)
-        return grids.loss_aware(x, curvature, self.rows, self.iterations)
+            return grids.loss_aware_exact, x, curvature, self.rows
+        return grids.loss_aware, x, curvature, self.rows, self.iterations
 
 
 class Symmetric(Quantizer):
@@ -109,8 +121,8 @@ class Symmetric(Quantizer):
         self.codes_from, self.codes_to = grids.bounds(bits, signed=True, narrow=True)
         self.codes_by = 2 if bits == 1 else 1
 
-    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
-        return grids.symmetric(_clipped(x, self.clip), self.bits, self.rows)
+    def chain(self, x: Tensor, index: Tensor | None) -> tuple:
+        return grids.symmetric, x, self.bits, self.rows, self.clip
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
         return _Straight.apply(x, values, self.clip)
@@ -124,8 +136,8 @@ class Asymmetric(Quantizer):
         self.bits, self.clip = bits, clip
         self.codes_from, self.codes_to = grids.bounds(bits, signed=False, narrow=False)
 
-    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
-        return grids.asymmetric(_clipped(x, self.clip), self.bits)
+    def chain(self, x: Tensor, index: Tensor | None) -> tuple:
+        return grids.asymmetric, x, self.bits, self.clip
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
         return _Straight.apply(x, values, self.clip)
@@ -144,9 +156,9 @@ class Interval(Quantizer):
         self.codes_by = 2 if symmetric and bits == 1 else 1
         self.low, self.high = _learned(-bound), _learned(bound)
 
-    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
+    def chain(self, x: Tensor, index: Tensor | None) -> tuple:
         clipped = torch.maximum(torch.minimum(x, self.high), self.low)
-        return grids.symmetric(clipped, self.bits, False) if self.symmetric else grids.asymmetric(clipped, self.bits)
+        return (grids.symmetric, clipped, self.bits, False) if self.symmetric else (grids.asymmetric, clipped, self.bits)
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
         return _Interval.apply(x, self.low, self.high, values)
@@ -186,8 +198,8 @@ class _Learned(Quantizer):
     def grid(self) -> tuple[int, int, int, bool]:
         return self.parts, self.codes_from, self.codes_to, self.codes_by == 2
 
-    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
-        return grids.stepped(x, self.positive().detach(), *self.grid)
+    def chain(self, x: Tensor, index: Tensor | None) -> tuple:
+        return grids.stepped, x, self.positive(), *self.grid
 
 
 class Threshold(_Learned):
@@ -217,11 +229,10 @@ class Step(_Learned):
         super().__init__(bits, signed and not shifted, narrow=False, calibration=calibration)
         self.shifted, self.count = shifted, count
 
-    def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
+    def chain(self, x: Tensor, index: Tensor | None) -> tuple:
         if not self.shifted:
-            return super().encode(x)
-        low = x.amin()
-        return super().encode(x - low)._replace(offset=low)
+            return super().chain(x, index)
+        return grids.shifted, x, self.positive(), *self.grid
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
         count = x[0].numel() if self.count == "features" and x.dim() > 2 else x.numel()
@@ -279,10 +290,6 @@ def _learned(value: float) -> nn.Parameter:
     parameter = nn.Parameter(torch.tensor(value))
     parameter.quantizer = True
     return parameter
-
-
-def _clipped(x: Tensor, clip: float | None) -> Tensor:
-    return x if clip is None else x.clamp(-clip, clip)
 
 
 class _Straight(torch.autograd.Function):
