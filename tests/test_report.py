@@ -5,7 +5,6 @@ import errno
 import hashlib
 import html.parser
 import json
-import math
 import os
 import re
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 import yaml
 
 from report.__main__ import main
-from report.cells import make_cell, read_run, summarise, thin
+from report.cells import make_cell, read_run, thin
 from report.files import SCHEMAS, ReportError, validate, write_text
 from report.page import Board, bits, headline, render, round_ticks, score
 
@@ -25,12 +24,11 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
+NO_PREDICTIONS = b"PK\5\6" + bytes(18)  # an archive of no arrays
+
+
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def predictions(asked: dict) -> str:
-    return f"predictions on {asked['task']}, seed {asked['seed']}"
 
 
 def run_record(*, method="fp32", task="rte", seed=1, last=61.0, best=62.0, diverged=False, second=None, teacher=None):
@@ -95,7 +93,7 @@ def run_record(*, method="fp32", task="rte", seed=1, last=61.0, best=62.0, diver
             }
             for step in range(60, 360, 60)
         ],
-        "files": {} if diverged else files | {"predictions.npz": digest(predictions({"task": task, "seed": seed}))},
+        "files": {} if diverged else files | {"predictions.npz": hashlib.sha256(NO_PREDICTIONS).hexdigest()},
         "events": [],
         "ran_on": {
             "data": {
@@ -145,9 +143,8 @@ MACHINE = {
 
 def write_run(folder: Path, record: dict, machine: dict = MACHINE) -> Path:
     folder.mkdir(parents=True)
-    asked = record["asked"]
     for name in record["files"]:
-        (folder / name).write_text(predictions(asked) if name == "predictions.npz" else "model")
+        (folder / name).write_bytes(NO_PREDICTIONS if name == "predictions.npz" else b"model")
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "machine.json").write_text(json.dumps(machine))
     return folder
@@ -180,23 +177,7 @@ def refusal(capsys, *arguments) -> str:
     return lines[0]
 
 
-# Statistics
-
-
-def test_mean_deviation_and_interval_by_hand():
-    # 60, 62, 67: mean 63, squares 9 + 1 + 16 = 26, variance 13; t(0.975, 2) = 4.302653
-    summary = summarise([60.0, 62.0, 67.0], n_diverged=0)
-    assert summary["mean"] == 63.0
-    assert summary["sd"] == pytest.approx(math.sqrt(13), abs=1e-12)
-    half = 4.302652729911275 * math.sqrt(13 / 3)
-    assert summary["interval_95"] == pytest.approx([63 - half, 63 + half], abs=1e-9)
-    assert (summary["n"], summary["n_diverged"], summary["note"]) == (3, 0, None)
-
-
-def test_one_seed_has_no_deviation_and_says_so():
-    summary = summarise([61.0], n_diverged=0)
-    assert (summary["mean"], summary["sd"], summary["interval_95"], summary["n"]) == (61.0, None, None, 1)
-    assert "one seed" in summary["note"]
+# Seeds
 
 
 def test_a_diverged_seed_is_counted_and_not_averaged(cell_of):

@@ -14,7 +14,10 @@ rule cell:
     params:
         folders=lambda wildcards, input: [os.path.dirname(run) for run in input],
         primary=CATALOGUE.config["primary"],
-        code=catalogues.digest("report/cells.py", "report/files.py", "report/__main__.py", "workflow/schemas"),
+        code=catalogues.digest(
+            *("report/cells.py", "report/outcomes.py", "report/statistics.py", "report/files.py", "report/__main__.py"),
+            "workflow/schemas",
+        ),
     message:
         "Cell {wildcards.method} on {wildcards.task}"
     shell:
