@@ -9,66 +9,31 @@ from pathlib import Path
 
 import jinja2
 
-from report.files import ReportError, read_json, validate
+from report.board import Board, read_cells
+from report.wording import (
+    PROTOCOLS,
+    bits,
+    count,
+    diverged,
+    flat,
+    mebibytes,
+    metric_title,
+    metrics_of,
+    partial_note,
+    plain,
+    score,
+    shown_metrics,
+    task_title,
+    title,
+)
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
-TASKS = {
-    "cola": "CoLA",
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "stsb": "STS-B",
-    "qqp": "QQP",
-    "mnli": "MNLI",
-    "qnli": "QNLI",
-    "rte": "RTE",
-    "wnli": "WNLI",
-    "squad": "SQuAD 1.1",
-    "squad2": "SQuAD 2.0",
-}
-METRICS = {
-    "accuracy": "accuracy",
-    "accuracy_mm": "mismatched",
-    "f1": "F1",
-    "exact": "exact match",
-    "matthews": "Matthews",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-}
-SECOND_METRIC = {  # where the papers' tables give two numbers, the one beside the primary metric
-    "mrpc": "f1",
-    "qqp": "f1",
-    "stsb": "pearson",
-    "mnli": "accuracy_mm",
-    "squad": "exact",
-    "squad2": "exact",
-}
-PROTOCOLS = {
-    "last": "the model at the end of training",
-    "best": "the best on the development set during training",
-}
 SEED_STYLES = 5  # strokes that the style sheet tells apart; a sixth seed starts again
 
 
 def make_page(paths: list[Path]) -> str:
     return render(read_cells(paths))
-
-
-def read_cells(paths: list[Path]) -> list[dict]:
-    cells, seen = [], {}
-    for path in paths:
-        cell = read_json(path)
-        validate(cell, "cell.schema.yaml", path)
-        key = (cell["asked"]["method"], cell["asked"]["task"])
-        metric, protocols = cell["measured"]["metric"], cell["measured"]["protocols"]
-        reports = [cell["measured"]["baseline"], *protocols.values()]
-        if any(metric not in report["metrics"] for report in reports):
-            raise ReportError(f"{path} lacks its own primary metric {metric}; delete it and let snakemake make it again")
-        if key in seen:
-            raise ReportError(f"{seen[key]} and {path} are both {key[0]} on {key[1]}; name each cell once")
-        seen[key] = path
-        cells.append(cell)
-    return cells
 
 
 def render(cells: list[dict]) -> str:
@@ -90,67 +55,24 @@ def render(cells: list[dict]) -> str:
     )
 
 
-class Board:
-    """The cells by method and task, in the order in which they came."""
-
-    def __init__(self, cells: list[dict]):
-        self.cells = cells
-        self.at = {(cell["asked"]["method"], cell["asked"]["task"]): cell for cell in cells}
-        self.methods = list(dict.fromkeys(method for method, _ in self.at))
-        self.tasks = list(dict.fromkeys(task for _, task in self.at))
-        self.primary = cells[0]["asked"]["primary"]
-        self.generated = any(cell["ran_on"]["data"] == "generated" for cell in cells)
-        self.partial = [cell for cell in cells if cell["ran_on"]["dataset"]["partial"]]
-        self.mixed = self._mixed()
-
-    def of_method(self, method: str) -> list[dict]:
-        return [self.at[method, task] for task in self.tasks if (method, task) in self.at]
-
-    def of_task(self, task: str) -> list[dict]:
-        return [self.at[method, task] for method in self.methods if (method, task) in self.at]
-
-    def complete(self, method: str, protocol: str) -> list[dict]:
-        """The method's cells if every task of the page has a score: only then is its average comparable."""
-        cells = self.of_method(method)
-        whole = len(cells) == len(self.tasks) and all(mean_of(cell, protocol) is not None for cell in cells)
-        return cells if whole else []
-
-    def _mixed(self) -> list[str]:
-        """What the cells do not share though a comparison needs it, in words."""
-        everywhere = {
-            "preset": lambda cell: cell["asked"]["preset"],
-            "primary protocol": lambda cell: cell["asked"]["primary"],
-            "base model": lambda cell: cell["ran_on"]["base"]["sha256"],
-            "precision": lambda cell: cell["ran_on"]["precision"],
-        }
-        found = [name for name, value in everywhere.items() if len({value(cell) for cell in self.cells}) > 1]
-        for task in self.tasks:
-            if len({cell["ran_on"]["dataset"]["fingerprint"] for cell in self.of_task(task)}) > 1:
-                found.append(f"data of {task_title(task)}")
-        for method in self.methods:
-            if len({cell["ran_on"]["code"] for cell in self.of_method(method)}) > 1:
-                found.append(f"code of {method}")
-        return found
-
-
 def mean_of(cell: dict, protocol: str) -> float | None:
     return cell["measured"]["protocols"][protocol]["metrics"][cell["measured"]["metric"]]["mean"]
 
 
 def headline(board: Board) -> str:
     """One sentence saying what was found, no stronger than the cells are."""
-    if board.mixed:
+    if board.differences:
         return "These results stand side by side but cannot be compared: they were not made alike."
     students, references = [], []
     for method in board.methods:
         cells = board.of_method(method)
         taught = all(cell["measured"]["teacher"] for cell in cells)
         (students if taught else references).append(method)
-    drops = {
-        method: statistics.fmean(_drop(cell, board.primary) for cell in cells)
-        for method in students
-        if (cells := board.complete(method, board.primary)) and all(_drop(cell, board.primary) is not None for cell in cells)
-    }
+    drops = {}
+    for method in students:
+        found = [_drop(cell, board.primary) for cell in board.of_method(method)]
+        if board.complete(method, board.tasks, board.primary) and None not in found:
+            drops[method] = statistics.fmean(found)
     if drops:
         return _closest_student(board, drops)
     return _above_baseline(board, references[0] if references else board.methods[0])
@@ -219,22 +141,10 @@ def column(cell: dict) -> dict:
     }
 
 
-def shown_metrics(cell: dict) -> list[str]:
-    """The primary metric, and the second one where papers print two."""
-    primary, second = cell["measured"]["metric"], SECOND_METRIC.get(cell["asked"]["task"])
-    return [primary, second] if second in cell["measured"]["baseline"]["metrics"] else [primary]
-
-
-def metrics_of(cell: dict) -> list[str]:
-    """Every metric, the primary one first."""
-    primary = cell["measured"]["metric"]
-    return [primary, *sorted(cell["measured"]["baseline"]["metrics"].keys() - {primary})]
-
-
 def row(board: Board, method: str, protocol: str) -> dict:
     cells = board.of_method(method)
     sizes = [cell["measured"]["size"] for cell in cells if cell["measured"]["size"]]
-    compared = [] if board.mixed else board.complete(method, protocol)
+    compared = cells if board.complete(method, board.tasks, protocol) else []
     drops = [_drop(cell, protocol) for cell in compared]
     return {
         "method": method,
@@ -257,7 +167,7 @@ def entry(cell: dict | None, protocol: str) -> dict | None:
         "anchor": anchor(cell),
         "scores": [metrics[name] for name in shown_metrics(cell) if name in metrics and primary["n"]],
         "n": primary["n"],
-        "diverged": diverged(primary),
+        "diverged": diverged(primary["n"], primary["n_diverged"]),
         "partial": cell["ran_on"]["dataset"]["partial"],
     }
 
@@ -265,11 +175,6 @@ def entry(cell: dict | None, protocol: str) -> dict | None:
 def entry_of_baseline(cell: dict) -> dict:
     baseline = cell["measured"]["baseline"]
     return {"scores": [baseline["metrics"][name] for name in shown_metrics(cell)], "what": baseline["what"]}
-
-
-def diverged(summary: dict) -> str | None:
-    total = summary["n"] + summary["n_diverged"]
-    return f"diverged ({summary['n_diverged']} of {total})" if summary["n_diverged"] else None
 
 
 def detail(cell: dict) -> dict:
@@ -292,83 +197,8 @@ def detail(cell: dict) -> dict:
     }
 
 
-def partial_note(cell: dict) -> str | None:
-    """Both row counts of the splits that are not whole, in words."""
-    dataset = cell["ran_on"]["dataset"]
-    if not dataset["partial"]:
-        return None
-    official = dataset["official_rows"] or {}
-    parts = [
-        f"{split}: {count(rows)} of {count(official[split])} rows"
-        for split, rows in sorted(dataset["rows"].items())
-        if split in official and rows != official[split]
-    ]
-    return "; ".join(parts) or "fewer rows than the official data"
-
-
-def flat(mapping: dict, prefix: str = ""):
-    """Nested keys as dotted names, in order, with their values."""
-    for key, value in mapping.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-# How things are written
-
-
-def title(cell: dict) -> str:
-    return str(cell["asked"]["spec"].get("title", cell["asked"]["method"]))
-
-
-def task_title(task: str) -> str:
-    return TASKS.get(task, task)
-
-
-def metric_title(metric: str) -> str:
-    return METRICS.get(metric, metric.replace("_", " "))
-
-
 def anchor(cell: dict) -> str:
     return f"{cell['asked']['method']}_{cell['asked']['task']}"
-
-
-def bits(spec: dict) -> str:
-    widths = spec.get("bits", {})
-    return "-".join(str(widths.get(part, "?")) for part in ("weights", "embeddings", "activations"))
-
-
-def score(value: float | None, digits: int = 1) -> str:
-    """A score with a true minus sign, and no minus before a rounded zero."""
-    if value is None:
-        return "none"
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
-
-
-def mebibytes(size: int | None) -> str:
-    if size is None:
-        return "not measured"
-    mib = size / 2**20
-    return f"{mib:.2f} MiB" if mib < 10 else f"{mib:.1f} MiB"
-
-
-def count(number: int) -> str:
-    return f"{number:,}"
-
-
-def plain(value) -> str:
-    """A value of the recipe as a person would write it."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {plain(part)}" for key, part in value.items()) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(plain, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # Learning curves, drawn as plain SVG: no script, no picture file, colours from the style sheet

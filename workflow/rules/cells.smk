@@ -35,7 +35,7 @@ rule page:
     conda:
         "../../environment.yml"
     params:
-        code=catalogues.digest("report/page.py", "report/files.py", "report/__main__.py", "report/templates"),
+        code=catalogues.digest("report"),
     message:
         "Page"
     shell:
