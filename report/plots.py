@@ -93,7 +93,7 @@ def draw_cloud(found: Cloud) -> Figure:
         axes.plot(point.x, point.y, SHAPES[point.family], color=colour, markerfacecolor=face, markersize=5, zorder=3)
     for number, point in enumerate(front, 1):
         axes.annotate(str(number), (point.x, point.y), (0, 5), textcoords="offset points", fontsize=6, ha="center")
-    key = "\n".join(f"{number}  {point.title}" for number, point in enumerate(front, 1))
+    key = "\n".join(f"{number}  {_short(point.title)}" for number, point in enumerate(front, 1))
     axes.annotate(key, (1.02, 1), xycoords="axes fraction", fontsize=6, va="top", linespacing=1.6)
     _logarithmic(axes)
     axes.set(title=found.title, xlabel=f"{found.axis.label} ({found.axis.unit})", ylabel=found.quality)
@@ -114,12 +114,13 @@ def _logarithmic(axes) -> None:
 
 
 def _kdlsq(board: Board) -> list[tuple[int, str]]:
-    """KDLSQ-BERT's methods by their bits; a line needs two."""
+    """KDLSQ-BERT's methods by their bits, those that have a teacher to fall below; a line needs two."""
     found = [
         (cell["asked"]["spec"]["bits"]["weights"], method)
         for method in board.methods
         for cell in board.of_method(method)[:1]
         if cell["asked"]["spec"].get("family") == "kdlsq"
+        and any(board.drop(method, task, board.primary) is not None for task in board.tasks)
     ]
     return sorted(found) if len(found) > 1 else []
 
@@ -151,6 +152,11 @@ def draw_bits(board: Board, methods: list[tuple[int, str]]) -> Figure:
     return figure
 
 
+def _short(title: str) -> str:
+    """A title that leaves room for the plot."""
+    return title if len(title) <= 32 else title[:31] + "…"
+
+
 def apart(values: list[float], gap: float) -> list[float]:
     """Rising values moved up just so far that no two are nearer than `gap`: labels that do not overlap."""
     moved = []
@@ -175,7 +181,7 @@ def draw_seeds(board: Board, task: str) -> Figure:
         if not scores:
             axes.annotate(board.word(method, task), (0.01, row), xycoords=("axes fraction", "data"), fontsize=6, va="center")
     axes.axvline(cells[0]["measured"]["baseline"]["metrics"][cells[0]["measured"]["metric"]], color="#888888", linestyle=":")
-    axes.set_yticks(range(len(cells)), [board.title(cell["asked"]["method"]) for cell in cells], fontsize=6)
+    axes.set_yticks(range(len(cells)), [_short(board.title(cell["asked"]["method"])) for cell in cells], fontsize=6)
     axes.invert_yaxis()
     axes.set(title=task_title(task), xlabel=f"{metric_title(cells[0]['measured']['metric'])}; dotted: a constant answer")
     return figure
@@ -190,7 +196,7 @@ def draw_curves(board: Board, task: str) -> Figure:
             if points := seed["curve"]["dev"]:
                 stroke, colour = STROKES[number % len(STROKES)], COLOURS[1 + number % (len(COLOURS) - 1)]
                 panel.plot(*zip(*points, strict=True), linestyle=stroke, color=colour, linewidth=0.8)
-        panel.set_title(board.title(cell["asked"]["method"]), fontsize=6)
+        panel.set_title(_short(board.title(cell["asked"]["method"])), fontsize=6)
         panel.tick_params(labelsize=5)
     figure.supxlabel("Step", fontsize=7)
     figure.supylabel(f"{task_title(task)}, {metric_title(cells[0]['measured']['metric'])}", fontsize=7)
@@ -231,7 +237,7 @@ def draw_errors(errors: dict[str, list[dict]]) -> Figure:
         for entry in of:
             grid[matrices.index(entry["matrix"])][layers.index(entry["layer"])] = entry["error"]
         picture = panel.imshow(grid, cmap="cividis", norm=scale, aspect="auto")
-        panel.set_title(title, fontsize=6)
+        panel.set_title(_short(title), fontsize=6)
         panel.set_xticks(range(len(layers)), layers, fontsize=4)
         panel.set_yticks(range(len(matrices)), matrices, fontsize=4)
         panel.grid(False)

@@ -66,7 +66,7 @@ def test_hostile_titles_are_text(cells):
     cells = copy.deepcopy(cells)
     for cell in cells:
         cell["asked"]["spec"]["title"] = f"--> {fixture.HOSTILE} $x_{{1$ % & # \\"
-    for name, files in figures(Board(cells)):
+    for _, files in figures(Board(cells)):
         for element in ElementTree.fromstring(files["svg"]).iter():
             assert not element.tag.endswith(("img", "script")) and not any(key.startswith("on") for key in element.attrib)
 
