@@ -54,8 +54,13 @@ def to_csv(records: list[dict]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(map(_inert, records[0]) if records else [])
-    writer.writerows([_inert(value) for value in record.values()] for record in records)
+    writer.writerows([_inert(value) for value in rounded(record).values()] for record in records)
     return file.getvalue()
+
+
+def rounded(record: dict) -> dict:
+    """Six decimals of a point are more than anything here is sure of, and a third of the bytes."""
+    return {key: round(value, 6) if isinstance(value, float) else value for key, value in record.items()}
 
 
 def _inert(value):
@@ -64,8 +69,13 @@ def _inert(value):
 
 def to_json(table: Table | PaperTable) -> str:
     grid = table.grid()
-    content = {"name": grid.name, "caption": grid.caption, "notes": grid.notes, "rows": table.records()}
-    return json.dumps(content, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+    return rows_to_json({"name": grid.name, "caption": grid.caption, "notes": grid.notes}, table.records())
+
+
+def rows_to_json(head: dict, rows: list[dict]) -> str:
+    """A line for each row: small, and a changed number is a changed line."""
+    lines = ",\n".join(json.dumps(rounded(row), allow_nan=False, ensure_ascii=False, separators=(",", ":")) for row in rows)
+    return f'{json.dumps(head, ensure_ascii=False)[:-1]}, "rows": [\n{lines}\n]}}\n'
 
 
 def to_markdown(grid: Grid) -> str:

@@ -154,7 +154,7 @@ def draw_bits(board: Board, methods: list[tuple[int, str]]) -> Figure:
 
 def _short(title: str) -> str:
     """A title that leaves room for the plot."""
-    return title if len(title) <= 32 else title[:31] + "…"
+    return title if len(title) <= 26 else title[:25] + "…"
 
 
 def apart(values: list[float], gap: float) -> list[float]:

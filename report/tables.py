@@ -129,6 +129,10 @@ class Table:
     def with_average(self) -> bool:
         return self.name == "glue" and len([task for task in self.tasks if task not in UNAVERAGED]) > 1
 
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for row in self.rows for entry in row.entries]
+
     def grid(self) -> Grid:
         sizes = [f"MiB, {name}" for name in CONVENTIONS]
         tasks = [f"{task_title(task)} ({', '.join(map(metric_title, self.metrics[task]))})" for task in self.tasks]
