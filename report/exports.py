@@ -5,13 +5,14 @@ import io
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
 from report.board import Board
-from report.published import PaperTable
-from report.tables import Grid, Table
+from report.published import PaperTable, paper_table
+from report.tables import Grid, Table, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCES = Path(__file__).resolve().parent / "references.bib"
@@ -41,6 +42,14 @@ _LATEX = {
     "\N{EN DASH}": "--",
 }
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def export(board: Board) -> Iterator[tuple[str, str]]:
+    """(name, content) of every table in every format, and of the references."""
+    for table in (*tables(board), paper_table(board)):
+        name = table.grid().name
+        yield from ((f"{name}.{ending}", text) for ending, text in files_of(table).items())
+    yield "references.bib", bibtex(board)
 
 
 def files_of(table: Table | PaperTable) -> dict[str, str]:

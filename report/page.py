@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 
 from report import exports, wording
-from report.board import Board, read_cells
+from report.board import Board
 from report.charts import curves, draw_cloud, draw_heat, draw_strips
 from report.checklist import checklist, environments
 from report.headline import headline
@@ -38,12 +38,7 @@ SECTIONS = [
 ]
 
 
-def make_page(paths: list[Path], failed: dict[tuple[str, str], str] | None = None) -> str:
-    return render(read_cells(paths), failed)
-
-
-def render(cells: list[dict], failed: dict[tuple[str, str], str] | None = None) -> str:
-    board = Board(cells, failed or {})
+def render(board: Board) -> str:
     names = Names(board)
     found = tables(board)
     style, script = _joined("style", "css"), _joined("script", "js")

@@ -28,7 +28,7 @@ def cells():
 @pytest.fixture(scope="module")
 def page(cells, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_text(render(cells, {("lsq_4bit", "wnli"): "error: The disk is full."}), encoding="utf-8")
+    path.write_text(render(Board(cells, {("lsq_4bit", "wnli"): "The disk is full."})), encoding="utf-8")
     return path
 
 

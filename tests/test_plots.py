@@ -87,7 +87,7 @@ def test_the_front_is_what_no_smaller_method_equals(cells):
 
 
 def test_a_method_without_a_number_is_named_with_its_word(cells):
-    board = Board(copy.deepcopy(cells), failed={("lada_10x", "rte"): "error: no memory"})
+    board = Board(copy.deepcopy(cells), failed={("lada_10x", "rte"): "no memory"})
     del board.at["rtn_8bit", "cola"]
     assert ("Rounding, 8 bits", "not all tasks") in cloud(board, ["cola", "rte"], AXES["file"], "last").absent
     assert ("lada_10x", "failed") in cloud(board, ["rte"], AXES["file"], "last").absent

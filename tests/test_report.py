@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from report.__main__ import main
+from report.board import Board
 from report.cells import make_cell, read_run, thin
 from report.files import SCHEMAS, ReportError, validate, write_text
 from report.page import render
@@ -190,7 +191,7 @@ def test_all_seeds_diverged_leave_no_mean(cell_of):
     block = cell["measured"]["protocols"]["best"]
     assert block["metrics"]["accuracy"]["mean"] is None
     assert (block["metrics"]["accuracy"]["n_diverged"], block["drop"]) == (2, None)
-    page = render([cell])
+    page = render(Board([cell]))
     assert "diverged (2 of 2)" in page
     assert "Every run of Full precision diverged." in page
 
