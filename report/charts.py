@@ -39,33 +39,35 @@ def _tick(value: float) -> str:
 
 # Quality against cost
 
-CLOUD = Frame(left=44, right=628, top=14, bottom=306)
+WIDE = Frame(left=44, right=628, top=14, bottom=306)
+NARROW = Frame(left=36, right=412, top=14, bottom=250)
+ROOM = 10  # points of score below the lowest mean that a long interval may still claim
 
 
-def draw_cloud(found: Cloud) -> dict | None:
+def draw_cloud(found: Cloud, frame: Frame) -> dict | None:
     """The points of a cloud with error bars, the front as stairs, and the axes' ticks; None where there is nothing."""
     if not found.points:
         return None
     ends = [end for point in found.points for end in (point.interval or (point.y, point.y))]
-    heights = round_ticks([max(min(ends), min(p.y for p in found.points) - 10), min(max(ends), 100)])
+    heights = round_ticks([max(min(ends), min(p.y for p in found.points) - ROOM), min(max(ends), 100)])
     widths = log_ticks([point.x for point in found.points])
     low, high = math.log10(widths[0] * 0.9), math.log10(widths[-1] * 1.1)
 
     def x(value: float) -> str:
-        return CLOUD.x((math.log10(value) - low) / (high - low))
+        return frame.x((math.log10(value) - low) / (high - low))
 
     def y(value: float) -> str:
-        return CLOUD.y((min(max(value, heights[0]), heights[-1]) - heights[0]) / (heights[-1] - heights[0]))
+        return frame.y((min(max(value, heights[0]), heights[-1]) - heights[0]) / (heights[-1] - heights[0]))
 
     front = [point for point in found.points if point.on_front]
     number_on_front = {point.method: number for number, point in enumerate(front, 1)}
     stairs = "".join(f"H{x(p.x)}V{y(p.y)}" if i else f"M{x(p.x)} {y(p.y)}" for i, p in enumerate(front))
     return {
         "cloud": found,
-        "frame": CLOUD,
+        "frame": frame,
         "xticks": [{"at": x(tick), "text": _tick(tick)} for tick in widths],
         "yticks": [{"at": y(tick), "text": _tick(tick)} for tick in heights],
-        "stairs": f"{stairs}H{_place(CLOUD.right)}" if front else "",
+        "stairs": f"{stairs}H{_place(frame.right)}" if front else "",
         "front": front,
         "points": [
             {
@@ -74,6 +76,7 @@ def draw_cloud(found: Cloud) -> dict | None:
                 "y": y(point.y),
                 "bar": f"M{x(point.x)} {y(point.interval[0])}V{y(point.interval[1])}" if point.interval else None,
                 "number": number_on_front.get(point.method),
+                "above": _place(min(float(y(point.y)) - 11, float(y((point.interval or [point.y])[-1])) - 4)),
                 "hollow": point.simulated or point.diverged,
             }
             for point in found.points

@@ -14,10 +14,10 @@ import jinja2
 
 from report import exports, wording
 from report.board import Board
-from report.charts import curves, draw_cloud, draw_heat, draw_strips
+from report.charts import NARROW, WIDE, Frame, curves, draw_cloud, draw_heat, draw_strips
 from report.checklist import checklist, environments
 from report.headline import headline
-from report.points import axes, cloud, family
+from report.points import Axis, axes, cloud, family
 from report.published import paper_table
 from report.statistics import holm
 from report.tables import SUITES, Entry, drop_written, tables
@@ -133,14 +133,20 @@ def _glance(board: Board) -> list[tuple[str, str]]:
 # Quality against size
 
 
-def _overall(board: Board, shown) -> dict:
+def _overall(board: Board, shown: list[Axis]) -> dict:
     """The average over GLUE, or over what there is of it: one task where there is only one."""
     tasks = averaged_tasks(board)
-    pictures = [picture for axis in shown if (picture := draw_cloud(cloud(board, tasks, axis, board.primary)))]
+    pictures = _pictures(board, tasks, shown, WIDE)
     named = ", ".join(map(task_title, tasks))
     caption = f"Mean of {named}; only methods that have them all." if len(tasks) > 1 else f"{named}."
     families = sorted({pair for picture in pictures for pair in picture["families"]})
     return {"pictures": pictures, "caption": caption, "families": families}
+
+
+def _pictures(board: Board, tasks: list[str], shown: list[Axis], frame: Frame) -> list[dict]:
+    """The same plot against every axis; the page shows the one that is chosen."""
+    drawn = [draw_cloud(cloud(board, tasks, axis, board.primary), frame) for axis in shown]
+    return [picture for picture in drawn if picture]
 
 
 def averaged_tasks(board: Board) -> list[str]:
@@ -151,7 +157,7 @@ def averaged_tasks(board: Board) -> list[str]:
 # Tasks
 
 
-def _task(board: Board, names: Names, task: str, shown, entries: dict[tuple, Entry]) -> dict:
+def _task(board: Board, names: Names, task: str, shown: list[Axis], entries: dict[tuple, Entry]) -> dict:
     cells = board.of_task(task)
     if not cells:
         lines = [_line(board, names, method, task, entries) for method in board.methods]
@@ -170,7 +176,9 @@ def _task(board: Board, names: Names, task: str, shown, entries: dict[tuple, Ent
         "dataset": dataset,
         "strips": draw_strips(board, task),
         "lines": [_line(board, names, method, task, entries) for method in board.methods],
-        "pictures": [picture for axis in shown if (picture := draw_cloud(cloud(board, [task], axis, board.primary)))],
+        "pictures": [
+            picture for axis in shown if (picture := draw_cloud(cloud(board, [task], axis, board.primary), NARROW))
+        ],
     }
 
 
@@ -283,12 +291,12 @@ def _statements(board: Board, cell: dict, entries: dict[tuple, Entry]):
         drop = board.drop(method, task, protocol)
         if drop is None:
             continue
-        against = f"{reference['method']}, seed {reference['seed']}: {score(reference['score'], 2)}"
-        line = f"Drop ({protocol}) from {against}: {score(drop, 2)}"
+        side = "below" if drop >= 0 else "above"
+        line = f"{score(abs(drop), 2)} points {side} {reference['method']}, seed {reference['seed']} ({protocol})"
         if test := board.against_reference(method, task, protocol):
-            line += f"; p {wording.probability(test.p)}, {test.test}"
+            line += f": p {wording.probability(test.p)}, {test.test}"
             corrected = entries[protocol, method, task].drop_p
-            line += "" if corrected is None else f"; {wording.probability(corrected)} after Holm"
+            line += "" if corrected is None else f"; after Holm {wording.probability(corrected)}"
         yield f"{line}."
     for seed in cell["measured"]["seeds"]:
         yield from (f"Seed {seed['seed']}: {event}" for event in seed["events"])

@@ -131,10 +131,10 @@ def _quality(board: Board, method: str, tasks: list[str], protocol: str):
 
 
 def _with_front(points: list[Point]) -> list[Point]:
-    """Marks the points that no smaller one equals: of like with like, no diverged seed among them (Pareto's front)."""
+    """Marks Pareto's front, the points that no smaller one equals: like with like, nothing diverged, nothing simulated."""
     marked, best = [], float("-inf")
     for point in points:
-        ranked = point.comparable and not point.diverged
+        ranked = point.comparable and not point.diverged and not point.simulated
         marked.append(replace(point, on_front=ranked and point.y > best))
         best = max(best, point.y) if ranked else best
     return marked
