@@ -145,6 +145,11 @@ class Board:
             self.mean(method, task, protocol) is not None and self.comparable(method, task) for task in tasks
         )
 
+    def no_average(self, method: str, tasks: Iterable[str], protocol: str) -> str:
+        """Why a method has no average, in words."""
+        whole = all(self.mean(method, task, protocol) is not None for task in self.averaged(tasks))
+        return "not comparable" if whole else "not all tasks"
+
     def average(self, method: str, tasks: Iterable[str], protocol: str) -> float | None:
         if not self.complete(method, tasks, protocol):
             return None

@@ -127,7 +127,9 @@ def _quality(board: Board, method: str, tasks: list[str], protocol: str):
             return word
         return board.mean(method, tasks[0], protocol), board.estimate(method, tasks[0], protocol)
     average = board.average(method, tasks, protocol)
-    return "not all tasks" if average is None else (average, board.average_estimate(method, tasks, protocol))
+    if average is None:
+        return board.no_average(method, tasks, protocol)
+    return average, board.average_estimate(method, tasks, protocol)
 
 
 def _with_front(points: list[Point]) -> list[Point]:

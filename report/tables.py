@@ -110,6 +110,7 @@ class Row:
     drop: float | None
     average_best: bool = False
     diverged: str | None = None
+    no_average: str = ""  # why there is none
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def deviation(summary: dict) -> str:
 
 def average_written(row: Row) -> str:
     if row.average is None:
-        return "not all tasks"
+        return row.no_average
     return score(row.average) + (f" {row.diverged}" if row.diverged else "")
 
 
@@ -290,6 +291,7 @@ def _row(board: Board, method: str, protocol: str, tasks: list[str], entries: li
         average_interval=estimate.interval() if estimate else None,
         drop=board.average_drop(method, tasks, protocol),
         diverged=diverged(runs - lost, lost),
+        no_average=board.no_average(method, tasks, protocol),
     )
 
 

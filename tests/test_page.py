@@ -119,7 +119,7 @@ def test_cells_made_differently_are_shown_but_not_compared(cells):
     cells[-1]["ran_on"]["base"]["sha256"] = "0" * 64
     page = render(Board(cells))
     assert "These cells differ in: base model" in page and "cannot be compared" in page
-    assert "No method has every task, so there is no average to plot" in page
+    assert "No method has a comparable score on every task, so there is no average to plot" in page
     assert "°</sup>" not in page and 'class="best"' not in page
 
 
