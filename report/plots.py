@@ -190,7 +190,7 @@ def draw_seeds(board: Board, task: str) -> Figure:
 def draw_curves(board: Board, task: str) -> Figure:
     """Score on the development set by step, a panel for each method and a line for each seed."""
     cells = board.of_task(task)
-    figure, panels = _panels(len(cells))
+    figure, panels = _panels(len(cells), sharex=True, sharey=True)
     for panel, cell in zip(panels, cells, strict=True):
         for number, seed in enumerate(cell["measured"]["seeds"]):
             if points := seed["curve"]["dev"]:
@@ -203,12 +203,10 @@ def draw_curves(board: Board, task: str) -> Figure:
     return figure
 
 
-def _panels(count: int, share: bool = True):
-    rows = math.ceil(count / PANELS)
-    columns = min(count, PANELS)
-    figure, grid = pyplot.subplots(
-        rows, columns, figsize=(1.6 * columns + 0.4, 1.15 * rows + 0.4), squeeze=False, sharex=share, sharey=share
-    )
+def _panels(count: int, width: float = 1.6, **shared: bool):
+    rows, columns = math.ceil(count / PANELS), min(count, PANELS)
+    size = (width * columns + 0.4, 1.15 * rows + 0.4)
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, **shared)
     panels = list(grid.flat)
     for panel in panels[count:]:
         panel.set_visible(False)
@@ -227,7 +225,7 @@ def _errors(board: Board) -> dict[str, list[dict]]:
 
 def draw_errors(errors: dict[str, list[dict]]) -> Figure:
     """Where quantization takes most: a panel for each method, a row for each matrix, a column for each layer."""
-    figure, panels = _panels(len(errors), share=False)
+    figure, panels = _panels(len(errors), width=2.3)
     sizes = [entry["error"] for of in errors.values() for entry in of if entry["error"]]
     scale = LogNorm(min(sizes), max(sizes)) if sizes else None
     for panel, (title, of) in zip(panels, errors.items(), strict=True):
