@@ -196,7 +196,7 @@ def draw_curves(board: Board, task: str) -> Figure:
             if points := seed["curve"]["dev"]:
                 stroke, colour = STROKES[number % len(STROKES)], COLOURS[1 + number % (len(COLOURS) - 1)]
                 panel.plot(*zip(*points, strict=True), linestyle=stroke, color=colour, linewidth=0.8)
-        panel.set_title(_short(board.title(cell["asked"]["method"])), fontsize=6)
+        panel.set_title(_short(board.title(cell["asked"]["method"])), fontsize=6).set_in_layout(False)
         panel.tick_params(labelsize=5)
     figure.supxlabel("Step", fontsize=7)
     figure.supylabel(f"{task_title(task)}, {metric_title(cells[0]['measured']['metric'])}", fontsize=7)
@@ -207,6 +207,7 @@ def _panels(count: int, width: float = 1.6, **shared: bool):
     rows, columns = math.ceil(count / PANELS), min(count, PANELS)
     size = (width * columns + 0.4, 1.15 * rows + 0.4)
     figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, **shared)
+    figure.get_layout_engine().set(h_pad=0.12)  # room for the panels' names, which must not narrow the panels
     panels = list(grid.flat)
     for panel in panels[count:]:
         panel.set_visible(False)
@@ -235,9 +236,11 @@ def draw_errors(errors: dict[str, list[dict]]) -> Figure:
         for entry in of:
             grid[matrices.index(entry["matrix"])][layers.index(entry["layer"])] = entry["error"]
         picture = panel.imshow(grid, cmap="cividis", norm=scale, aspect="auto")
-        panel.set_title(_short(title), fontsize=6)
+        panel.set_title(_short(title), fontsize=6).set_in_layout(False)
         panel.set_xticks(range(len(layers)), layers, fontsize=4)
         panel.set_yticks(range(len(matrices)), matrices, fontsize=4)
         panel.grid(False)
-    figure.colorbar(picture, ax=panels, label="squared error over squared weights", shrink=0.6)
+    bar = figure.colorbar(picture, ax=panels, shrink=0.8, format=FuncFormatter(lambda value, _: f"{value:g}"))
+    bar.set_label("squared error / squared weights", fontsize=6)
+    bar.ax.tick_params(labelsize=6)
     return figure
