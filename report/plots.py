@@ -77,7 +77,7 @@ def _drawings(board: Board, axis: str) -> Iterator[tuple[str, Callable[[], Figur
             yield f"seeds_{task}", lambda task=task: draw_seeds(board, task)
             yield f"curves_{task}", lambda task=task: draw_curves(board, task)
     if errors := _errors(board):
-        yield "errors", lambda: draw_errors(errors)
+        yield "errors", lambda: draw_errors(board, errors)
 
 
 def draw_cloud(found: Cloud) -> Figure:
@@ -205,7 +205,7 @@ def draw_curves(board: Board, task: str) -> Figure:
 
 def _panels(count: int, width: float = 1.6, **shared: bool):
     rows, columns = math.ceil(count / PANELS), min(count, PANELS)
-    size = (width * columns + 0.4, 1.15 * rows + 0.4)
+    size = (width * columns + 1, 1.15 * rows + 0.7)
     figure, grid = pyplot.subplots(rows, columns, figsize=size, squeeze=False, **shared)
     figure.get_layout_engine().set(h_pad=0.12)  # room for the panels' names, which must not narrow the panels
     panels = list(grid.flat)
@@ -215,28 +215,28 @@ def _panels(count: int, width: float = 1.6, **shared: bool):
 
 
 def _errors(board: Board) -> dict[str, list[dict]]:
-    """Title -> errors by layer and matrix, of each method's first task that has them."""
+    """Method -> errors by layer and matrix, of its first task that has them."""
     found = {}
     for method in board.methods:
         measured = [cell["measured"].get("quantization_error") for cell in board.of_method(method)]
         if errors := next(filter(None, measured), None):
-            found[board.title(method)] = errors
+            found[method] = errors
     return found
 
 
-def draw_errors(errors: dict[str, list[dict]]) -> Figure:
+def draw_errors(board: Board, errors: dict[str, list[dict]]) -> Figure:
     """Where quantization takes most: a panel for each method, a row for each matrix, a column for each layer."""
     figure, panels = _panels(len(errors), width=2.3)
     sizes = [entry["error"] for of in errors.values() for entry in of if entry["error"]]
     scale = LogNorm(min(sizes), max(sizes)) if sizes else None
-    for panel, (title, of) in zip(panels, errors.items(), strict=True):
+    for panel, (method, of) in zip(panels, errors.items(), strict=True):
         matrices = list(dict.fromkeys(entry["matrix"] for entry in of))
         layers = sorted({entry["layer"] for entry in of})
         grid = [[math.nan] * len(layers) for _ in matrices]
         for entry in of:
             grid[matrices.index(entry["matrix"])][layers.index(entry["layer"])] = entry["error"]
         picture = panel.imshow(grid, cmap="cividis", norm=scale, aspect="auto")
-        panel.set_title(_short(title), fontsize=6).set_in_layout(False)
+        panel.set_title(_short(board.title(method)), fontsize=6).set_in_layout(False)
         panel.set_xticks(range(len(layers)), layers, fontsize=4)
         panel.set_yticks(range(len(matrices)), matrices, fontsize=4)
         panel.grid(False)
