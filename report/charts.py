@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from report.board import Board
 from report.cells import thin
-from report.points import FAMILY_TITLES, Cloud, family
+from report.points import FAMILY_TITLES, BitLine, Cloud, family
 from report.wording import count, metric_title, score
 
 SEED_STYLES = 5  # strokes that the style sheet tells apart; a sixth seed starts again
@@ -93,6 +93,36 @@ def log_ticks(values: list[float]) -> list[float]:
     first = max(i for i, tick in enumerate(grid) if tick <= low * (1 + 1e-9))
     last = min(i for i, tick in enumerate(grid) if tick >= high * (1 - 1e-9))
     return [float(f"{tick:.12g}") for tick in grid[first : max(last, first + 1) + 1]]
+
+
+# What a bit is worth
+
+BITS = Frame(left=36, right=400, top=14, bottom=220)
+
+
+def draw_bits(lines: list[BitLine]) -> dict | None:
+    """Points lost by the number of bits, nothing lost at the top; None where there is no line to draw."""
+    if not lines:
+        return None
+    ticks = round_ticks([drop for line in lines for _, drop in line.points] + [0.0])
+    bits = sorted({bits for line in lines for bits, _ in line.points})
+
+    def x(number: int) -> str:
+        return BITS.x((number - bits[0]) / (bits[-1] - bits[0]))
+
+    def y(drop: float) -> str:
+        return BITS.y(1 - (drop - ticks[0]) / (ticks[-1] - ticks[0]))
+
+    return {
+        "frame": BITS,
+        "ticks": [{"y": y(tick), "text": _tick(tick)} for tick in ticks],
+        "bits": [{"at": x(number), "text": number} for number in bits],
+        "zero": y(0.0),
+        "lines": [
+            {"title": line.title, "mean": line.mean, "points": [(x(number), y(drop)) for number, drop in line.points]}
+            for line in lines
+        ],
+    }
 
 
 # Seeds as dots

@@ -14,10 +14,10 @@ import jinja2
 
 from report import exports, wording
 from report.board import Board
-from report.charts import NARROW, WIDE, Frame, curves, draw_cloud, draw_heat, draw_strips
+from report.charts import NARROW, WIDE, Frame, curves, draw_bits, draw_cloud, draw_heat, draw_strips
 from report.checklist import checklist, environments
 from report.headline import headline
-from report.points import Axis, axes, cloud, family
+from report.points import Axis, axes, cloud, drops_by_bits, family
 from report.published import paper_table
 from report.statistics import holm
 from report.tables import SUITES, Entry, drop_written, tables
@@ -59,6 +59,7 @@ def render(board: Board) -> str:
             tasks=[_task(board, names, task, shown, entries) for task in board.tasks],
             methods=[_method(board, names, method) for method in board.methods if board.of_method(method)],
             cells=[_cell(board, names, cell, entries) for method in board.methods for cell in board.of_method(method)],
+            bit_lines=draw_bits(drops_by_bits(board)),
             checklist=checklist(board),
             environments=environments(board),
             bibtex=_link(exports.bibtex(board), "bib"),

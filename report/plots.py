@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from report.board import UNAVERAGED, Board
-from report.points import AXES, FAMILY_TITLES, Cloud, cloud, family
+from report.points import AXES, FAMILY_TITLES, BitLine, Cloud, cloud, drops_by_bits, family
 from report.tables import SUITES
 from report.wording import metric_title, task_title
 
@@ -70,8 +70,8 @@ def _drawings(board: Board, axis: str) -> Iterator[tuple[str, Callable[[], Figur
         found = cloud(board, tasks, AXES[axis], board.primary)
         if found.points:
             yield f"size_{name}", lambda found=found: draw_cloud(found)
-    if kdlsq := _kdlsq(board):
-        yield "bits", lambda: draw_bits(board, kdlsq)
+    if lines := drops_by_bits(board):
+        yield "bits", lambda: draw_bits(lines)
     for task in board.tasks:
         if board.of_task(task):
             yield f"seeds_{task}", lambda task=task: draw_seeds(board, task)
@@ -113,37 +113,20 @@ def _logarithmic(axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _kdlsq(board: Board) -> list[tuple[int, str]]:
-    """KDLSQ-BERT's methods by their bits, those that have a teacher to fall below; a line needs two."""
-    found = [
-        (cell["asked"]["spec"]["bits"]["weights"], method)
-        for method in board.methods
-        for cell in board.of_method(method)[:1]
-        if cell["asked"]["spec"].get("family") == "kdlsq"
-        and any(board.drop(method, task, board.primary) is not None for task in board.tasks)
-    ]
-    return sorted(found) if len(found) > 1 else []
-
-
-def draw_bits(board: Board, methods: list[tuple[int, str]]) -> Figure:
+def draw_bits(lines: list[BitLine]) -> Figure:
     """What each bit is worth: the drop from the teacher, task by task and on average."""
     figure, axes = pyplot.subplots(figsize=(5.2, 3.2))
-    drops = {task: [(bits, board.drop(method, task, board.primary)) for bits, method in methods] for task in board.tasks}
-    known = {task: [point for point in line if point[1] is not None] for task, line in drops.items()}
-    known = {task: line for task, line in known.items() if line}
-    for line in known.values():
-        axes.plot(*zip(*line, strict=True), color="#bbbbbb", linewidth=0.8)
-    heights = [drop for line in known.values() for _, drop in line]
-    starts = sorted((line[0][1], line[0][0], task) for task, line in known.items())
+    mean, tasks = [line for line in lines if line.mean], [line for line in lines if not line.mean]
+    for line in tasks:
+        axes.plot(*zip(*line.points, strict=True), color="#bbbbbb", linewidth=0.8)
+    heights = [drop for line in tasks for _, drop in line.points]
+    starts = sorted((line.points[0][1], line.points[0][0], line.title) for line in tasks)
     places = apart([drop for drop, _, _ in starts], (max(heights) - min(heights)) / 24)
-    for (_, bits, task), place in zip(starts, places, strict=True):
-        axes.annotate(
-            task_title(task), (bits, place), (-5, 0), textcoords="offset points", fontsize=6, ha="right", va="center"
-        )
-    common = [task for task, line in drops.items() if all(drop is not None for _, drop in line)]
-    if common:
-        means = [math.fsum(dict(drops[task])[bits] for task in common) / len(common) for bits, _ in methods]
-        axes.plot([bits for bits, _ in methods], means, "o-", color=COLOURS[4], label=f"mean of {len(common)} tasks")
+    words = {"textcoords": "offset points", "fontsize": 6, "ha": "right", "va": "center"}
+    for (_, bits, title), place in zip(starts, places, strict=True):
+        axes.annotate(title, (bits, place), (-5, 0), **words)
+    for line in mean:
+        axes.plot(*zip(*line.points, strict=True), "o-", color=COLOURS[4], label=line.title)
         axes.legend()
     axes.axhline(0, color="#000000", linewidth=0.6)
     axes.invert_yaxis()

@@ -1,6 +1,7 @@
 """What the plots show, for paper and page alike: each method as a point of cost and quality, and who is on the front."""
 
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from report.board import Board
 from report.wording import CONVENTIONS, task_title
@@ -140,3 +141,35 @@ def _with_front(points: list[Point]) -> list[Point]:
         marked.append(replace(point, on_front=ranked and point.y > best))
         best = max(best, point.y) if ranked else best
     return marked
+
+
+@dataclass(frozen=True)
+class BitLine:
+    """Points lost by KDLSQ-BERT at each number of bits, on one task or on the mean of those that all bits have."""
+
+    title: str
+    points: list[tuple[int, float]]
+    mean: bool = False
+
+
+def drops_by_bits(board: Board) -> list[BitLine]:
+    """A line for each task and one for their mean; none where there is but one number of bits to draw a line through."""
+    methods = {}
+    for method in board.methods:
+        for cell in board.of_method(method)[:1]:
+            if cell["asked"]["spec"].get("family") == "kdlsq":
+                methods[cell["asked"]["spec"]["bits"]["weights"]] = method
+    if len(methods) < 2:
+        return []
+    lines, whole = [], []
+    for task in board.tasks:
+        found = [(bits, board.drop(method, task, board.primary)) for bits, method in sorted(methods.items())]
+        known = [point for point in found if point[1] is not None]
+        if known:
+            lines.append(BitLine(task_title(task), known))
+        if len(known) == len(methods):
+            whole.append(dict(known))
+    if len(whole) > 1:
+        means = [(bits, fmean(drops[bits] for drops in whole)) for bits in sorted(methods)]
+        lines.append(BitLine(f"mean of {len(whole)} tasks", means, mean=True))
+    return lines

@@ -10,7 +10,7 @@ import pytest
 
 from report.board import Board
 from report.plots import apart, figures
-from report.points import AXES, axes, cloud
+from report.points import AXES, axes, cloud, drops_by_bits
 from tests.fixtures import cells as fixture
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +101,16 @@ def test_an_axis_appears_when_cells_have_it(cells):
     for cell in without:
         cell["measured"]["latency"] = "not measured"
     assert [axis.name for axis in axes(Board(without))] == ["paper", "counted", "file"]
+
+
+def test_what_a_bit_is_worth(cells):
+    board = Board(copy.deepcopy(cells))
+    lines = {line.title: line.points for line in drops_by_bits(board)}
+    assert list(lines) == ["CoLA", "RTE", "mean of 2 tasks"]
+    two, four = ([board.drop(method, task, "last") for task in ("cola", "rte")] for method in ("lsq_2bit", "lsq_4bit"))
+    assert lines["RTE"] == [(2, two[1]), (4, four[1])]
+    assert lines["mean of 2 tasks"] == [(2, pytest.approx(sum(two) / 2)), (4, pytest.approx(sum(four) / 2))]
+    assert drops_by_bits(Board([cell for cell in cells if cell["asked"]["method"] != "lsq_2bit"])) == []
 
 
 def test_labels_are_moved_apart():
