@@ -46,8 +46,9 @@ def _make_cell(options: argparse.Namespace) -> None:
 
 
 def _make_page(options: argparse.Namespace) -> None:
-    from report.board import Board, failures, read_cells
+    from report.board import Board
     from report.page import render
+    from report.reading import failures, read_cells
 
     failed = failures(options.cells, options.logs) if options.logs else {}
     board = Board(read_cells([path for path in options.cells if path.exists() or not options.logs]), failed)

@@ -6,15 +6,12 @@ averaged nor ranked nor tested, and the board says in words what differs.
 
 import functools
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from report import statistics
-from report.files import ReportError, read_json, validate
 from report.outcomes import Outcomes, unpack
 from report.statistics import Estimate
 from report.wording import TASKS, task_title, title
@@ -294,35 +291,3 @@ class Board:
 
 def _several(values: Iterable) -> bool:
     return len({json.dumps(value) for value in values}) > 1
-
-
-def failures(paths: list[Path], logs: Path) -> dict[tuple[str, str], str]:
-    """(method, task) -> the last line of its log, of the cells that are missing because one of their runs failed."""
-    found = {}
-    for path in paths:
-        method, _, task = path.stem.rpartition("_")
-        for log in sorted((logs / method / task).glob("*.log")) if not path.exists() else []:
-            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-            if last.startswith("error:") or re.match(r"\w*(Error|Exception|Interrupt)\b", last):
-                found[method, task] = last.removeprefix("error: ")
-    return found
-
-
-def read_cells(paths: list[Path]) -> list[dict]:
-    if not paths:
-        raise ReportError("there is no cell to make a page from; make one first, such as snakemake results/fp32_rte.json")
-    cells, seen = [], {}
-    for path in paths:
-        cell = read_json(path)
-        validate(cell, "cell.schema.yaml", path)
-        key = (cell["asked"]["method"], cell["asked"]["task"])
-        metric, protocols = cell["measured"]["metric"], cell["measured"]["protocols"]
-        reports = [cell["measured"]["baseline"], *protocols.values()]
-        if any(metric not in report["metrics"] for report in reports):
-            raise ReportError(f"{path} lacks its own primary metric {metric}; delete it and let snakemake make it again")
-        if key in seen:
-            raise ReportError(f"{seen[key]} and {path} are both {key[0]} on {key[1]}; name each cell once")
-        seen[key] = path
-        cells.append(cell)
-    return cells

@@ -44,24 +44,17 @@ def _of_compressed(board: Board, losses: dict[str, Estimate | None]) -> str:
     drops = {method: board.average_drop(method, board.tasks, board.primary) for method in losses}
     tested = {method: loss for method, loss in losses.items() if loss is not None}
     corrected = dict(zip(tested, statistics.holm(loss.p for loss in tested.values()), strict=True))
-    equals = [method for method, p in corrected.items() if p >= LEVEL]
-    several = f"Of {len(losses)} compressed methods, " if len(losses) > 1 else ""
-    if equals:
-        method = max(equals, key=lambda name: _ratio(board, name))
-        text = (
-            f"{several}{board.title(method)} is the smallest whose loss cannot be told from chance: {_points(drops[method])}"
-            if several
-            else f"{board.title(method)} loses {_points(drops[method])}, which cannot be told from chance,"
-        )
+    by_chance = [method for method, p in corrected.items() if p >= LEVEL]
+    smallest = max(by_chance, key=lambda method: _ratio(board, method), default=None)
+    method = smallest or min(drops, key=drops.get)
+    if len(losses) == 1:
+        doubt = ", which cannot be told from chance," if smallest else ""
+        found = f"{board.title(method)} loses {_points(drops[method])}{doubt}"
     else:
-        method = min(drops, key=drops.get)
-        text = (
-            f"{several}{board.title(method)} loses least: {_points(drops[method])}"
-            if several
-            else (f"{board.title(method)} loses {_points(drops[method])}")
-        )
+        what = "is the smallest whose loss cannot be told from chance" if smallest else "loses least"
+        found = f"Of {len(losses)} compressed methods, {board.title(method)} {what}: {_points(drops[method])}"
     smaller = f"in a file {_ratio(board, method):.1f} times smaller than full precision"
-    return f"{text} {_where(board)}, {smaller}{_caveat(board, method)}."
+    return f"{found} {_where(board)}, {smaller}{_caveat(board, method)}."
 
 
 def _of_taught(board: Board, methods: list[str]) -> str:

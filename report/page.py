@@ -44,37 +44,34 @@ def render(board: Board) -> str:
     style, script = _joined("style", "css"), _joined("script", "js")
     shown = axes(board)
     entries = {(table.protocol, entry.method, entry.task): entry for table in found for entry in table.entries}
-    return (
-        _environment()
-        .get_template("page.html")
-        .render(
-            board=board,
-            sections=SECTIONS,
-            headline=headline(board),
-            glance=_glance(board),
-            axes=shown,
-            overall=_overall(board, shown),
-            tables=[{"table": table, "exports": _exports(table)} for table in found],
-            papers={"table": (papers := paper_table(board)), "exports": _exports(papers)},
-            tasks=[_task(board, names, task, shown, entries) for task in board.tasks],
-            methods=[_method(board, names, method) for method in board.methods if board.of_method(method)],
-            cells=[_cell(board, names, cell, entries) for method in board.methods for cell in board.of_method(method)],
-            bit_lines=draw_bits(drops_by_bits(board)),
-            checklist=checklist(board),
-            environments=environments(board),
-            bibtex=_link(exports.bibtex(board), "bib"),
-            report_json=_link(numbers(board), "json"),
-            data=_data(board, names),
-            links=names.of_methods,
-            anchors=names.of_cells,
-            conventions=wording.CONVENTIONS,
-            protocols=wording.PROTOCOLS,
-            drop_written=drop_written,
-            style=style,
-            script=script,
-            style_hash=_content_hash(style),
-            script_hash=_content_hash(script),
-        )
+    template = _environment().get_template("page.html")
+    return template.render(
+        board=board,
+        sections=SECTIONS,
+        headline=headline(board),
+        glance=_glance(board),
+        axes=shown,
+        overall=_overall(board, shown),
+        tables=[{"table": table, "exports": _exports(table)} for table in found],
+        papers={"table": (papers := paper_table(board)), "exports": _exports(papers)},
+        tasks=[_task(board, names, task, shown, entries) for task in board.tasks],
+        methods=[_method(board, names, method) for method in board.methods if board.of_method(method)],
+        cells=[_cell(board, names, cell, entries) for method in board.methods for cell in board.of_method(method)],
+        bit_lines=draw_bits(drops_by_bits(board)),
+        checklist=checklist(board),
+        environments=environments(board),
+        bibtex=_link(exports.bibtex(board), "bib"),
+        report_json=_link(numbers(board), "json"),
+        data=_data(board, names),
+        links=names.of_methods,
+        anchors=names.of_cells,
+        conventions=wording.CONVENTIONS,
+        protocols=wording.PROTOCOLS,
+        drop_written=drop_written,
+        style=style,
+        script=script,
+        style_hash=_content_hash(style),
+        script_hash=_content_hash(script),
     )
 
 

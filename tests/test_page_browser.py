@@ -171,7 +171,8 @@ def test_deep_links_restore_what_was_shown(opened):
 def test_unknown_deep_links_do_nothing(opened):
     browser = opened("#sort=nothing.at.all&axis=<b>&against=99")
     assert column(browser, "glue", 1)[0] == "Full precision"
-    opened("#%3Cimg%20src=x%3E")
+    for hash in ("#%3Cimg%20src=x%3E", "#%", "#theme", "#nothing"):
+        opened(hash)
 
 
 def test_the_picker_finds_the_best_that_fits(opened, cells):

@@ -14,7 +14,8 @@ function stateHash() {
 const remember = () => history.replaceState(null, "", stateHash());
 
 function restore() {
-  const hash = decodeURIComponent(location.hash.slice(1));
+  let hash;
+  try { hash = decodeURIComponent(location.hash.slice(1)); } catch { return; } // somebody's broken address
   if (!hash) return;
   if (!hash.includes("=")) {
     const target = byId(hash);
