@@ -3,6 +3,8 @@
 A table knows its numbers and how they are written; `report.exports` turns it into files and the page lays it out.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from report import statistics
@@ -15,7 +17,6 @@ from report.wording import (
     diverged,
     metric_title,
     mib,
-    plural,
     score,
     shown_metrics,
     signed,
@@ -70,6 +71,7 @@ class Entry:
     best: bool = False
     tie: bool = False
     like_teacher: bool = False
+    odd_n: bool = False  # whether its mean is over another number of seeds than most of the table
 
     @property
     def primary(self) -> dict:
@@ -94,7 +96,8 @@ class Entry:
             return self.word
         first, *others = (deviation(summary) for _, summary in self.scores)
         text = " / ".join([first, *(score(summary["mean"]) for _, summary in self.scores[1:])]) if others else first
-        return " ".join(part for part in (text + self.marks, self.diverged) if part)
+        n = f"n = {self.primary['n']}" if self.odd_n else None
+        return " ".join(part for part in (text + self.marks, n, self.diverged) if part)
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,8 @@ def table(board: Board, name: str, title: str, protocol: str, tasks: list[str]) 
     tasks = [task for task in tasks if board.of_task(task)]
     methods = [method for method in board.methods if any((method, task) in {*board.at, *board.failed} for task in tasks)]
     entries = {(method, task): _entry(board, method, task, protocol) for method in methods for task in tasks}
-    entries = _marked(board, entries, protocol)
+    usual_n = _usual_n(entries.values())
+    entries = _marked(board, entries, protocol, usual_n)
     rows = [_row(board, method, protocol, tasks, [entries[method, task] for task in tasks]) for method in methods]
     for row in _best_averages(rows):
         rows[rows.index(row)] = replace(row, average_best=True)
@@ -219,7 +223,7 @@ def table(board: Board, name: str, title: str, protocol: str, tasks: list[str]) 
         metrics={task: shown_metrics(board.of_task(task)[0]) for task in tasks},
         rows=rows,
         baseline=[(task, board.of_task(task)[0]["measured"]["baseline"]) for task in tasks],
-        notes=_notes(board, tasks, entries.values(), rows),
+        notes=_notes(board, tasks, entries.values(), rows, usual_n),
     )
 
 
@@ -239,7 +243,7 @@ def _entry(board: Board, method: str, task: str, protocol: str) -> Entry:
     )
 
 
-def _marked(board: Board, entries: dict, protocol: str) -> dict:
+def _marked(board: Board, entries: dict, protocol: str, usual_n: int | None) -> dict:
     """The entries with the best of each bit budget, and with what Holm's correction leaves of all tests in the table."""
     best = {}
     for (method, task), entry in entries.items():
@@ -253,7 +257,7 @@ def _marked(board: Board, entries: dict, protocol: str) -> dict:
         if found := board.against_reference(method, task, protocol):
             tests[method, task, "teacher"] = found.p
         top = best.get((budget(board, method), task))
-        if top and top is not entry and (found := board.against(method, top.method, task, protocol)):
+        if top and top is not entry and not entry.diverged and (found := board.against(method, top.method, task, protocol)):
             tests[method, task, "best"] = found.p
     corrected = dict(zip(tests, statistics.holm(tests.values()), strict=True))
 
@@ -265,6 +269,7 @@ def _marked(board: Board, entries: dict, protocol: str) -> dict:
             tie=corrected.get((method, task, "best"), 0) >= LEVEL,
             like_teacher=p is not None and p >= LEVEL,
             drop_p=p,
+            odd_n=entry.word is None and entry.primary["n"] != usual_n,
         )
 
     return {(method, task): marked(method, task, entry) for (method, task), entry in entries.items()}
@@ -303,17 +308,23 @@ def _best_averages(rows: list[Row]) -> list[Row]:
     return [max(of, key=lambda row: row.average) for of in of_budget.values() if len(of) > 1]
 
 
-def _notes(board: Board, tasks: list[str], entries, rows: list[Row]) -> list[str]:
+def _usual_n(entries: Iterable[Entry]) -> int | None:
+    """The number of seeds that most means of the table are over."""
+    counts = Counter(entry.primary["n"] for entry in entries if not entry.word)
+    return max(counts, key=lambda n: (counts[n], n), default=None)
+
+
+def _notes(board: Board, tasks: list[str], entries: Iterable[Entry], rows: list[Row], usual_n: int | None) -> list[str]:
     """What the marks in this very table mean, and what a reader would otherwise get wrong."""
     entries = list(entries)
     notes = [text for mark, text in MARKS.items() if any(getattr(entry, mark) for entry in entries if not entry.word)]
     left_out = [task_title(task) for task in tasks if task in UNAVERAGED]
     if left_out and any(row.average is not None for row in rows):
         notes.append(f"the average leaves out {', '.join(left_out)}, as the papers do")
-    seeds = sorted({entry.primary["n"] + entry.primary["n_diverged"] for entry in entries if not entry.word})
-    if seeds:
-        spread = plural(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-        notes.append(f"mean ± standard deviation over {spread}" if seeds[-1] > 1 else "one seed, so no deviation")
+    unless = ", where no other n is given" if any(entry.odd_n for entry in entries) else ""
+    if usual_n:
+        over = f"mean ± standard deviation over n = {usual_n} seeds" if usual_n > 1 else "n = 1 seed, so no deviation"
+        notes.append(over + unless)
     if board.generated:
         notes.append("generated demo data: comparable with no paper")
     notes += [f"not compared, because they differ: {difference.what}" for difference in board.differences]

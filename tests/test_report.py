@@ -18,8 +18,6 @@ from report.files import SCHEMAS, ReportError, validate, write_text
 from report.page import render
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMES = "\N{MULTIPLICATION SIGN}"
-HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 NO_PREDICTIONS = b"PK\5\6" + bytes(18)  # an archive of no arrays

@@ -20,7 +20,7 @@ function restore() {
   if (!hash.includes("=")) {
     const target = byId(hash);
     if (target?.closest("details")) target.closest("details").open = true;
-    if (!openCell(hash)) target?.scrollIntoView();
+    if (!openCell(hash)) target?.scrollIntoView({ behavior: "instant" });
     return;
   }
   const state = new URLSearchParams(location.hash.slice(1));
