@@ -61,7 +61,7 @@ def test_partial_makes_the_page_of_what_exists_and_says_what_failed(project):
     (project / "aside.json").rename(project / "results/fp32_rte.json")
     assert done.returncode == 0, done.stdout + done.stderr
     page = (project / "report/html/index.html").read_text()
-    assert "Failed: fp32 on RTE (The disk is full: free some space and run it again)" in page
+    assert "1 cell failed: fp32 on RTE." in page
     assert "failed: The disk is full" in page
 
 
