@@ -1,14 +1,14 @@
 """Command line of the report.
 
 python -m report cell --out results/fp32_rte.json --run RUN_DIR [RUN_DIR ...]
-python -m report page --out report/html/index.html CELL [CELL ...]
+python -m report page --out report/html/index.html [--tables DIR] [--figures DIR] CELL [CELL ...]
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from report.files import ReportError, write_json, write_text
+from report.files import ReportError, write_bytes, write_json, write_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,17 +19,20 @@ def main(arguments: list[str] | None = None) -> int:
     cell.add_argument("--out", type=Path, required=True, help="the cell, results/METHOD_TASK.json")
     cell.add_argument("--run", type=Path, nargs="+", required=True, metavar="RUN_DIR", help="folders with a run.json")
     cell.add_argument("--primary", choices=("last", "best"), default="last", help="protocol that counts (default: last)")
+    cell.set_defaults(make=_make_cell)
 
     page = commands.add_parser("page", help="make the page from cells, in the order in which they are named")
     page.add_argument("--out", type=Path, required=True, help="the page, one HTML file")
-    page.add_argument("cells", type=Path, nargs="+", metavar="CELL", help="results/METHOD_TASK.json")
+    page.add_argument("--tables", type=Path, metavar="DIR", help="folder for the tables as CSV, JSON, Markdown and LaTeX")
+    page.add_argument("--figures", type=Path, metavar="DIR", help="folder for the figures as SVG and PDF")
+    page.add_argument("--axis", default="paper", choices=("paper", "counted", "file"), help="the figures' count of size")
+    page.add_argument("--logs", type=Path, metavar="DIR", help="logs of the runs: cells may be missing, and a word says why")
+    page.add_argument("cells", type=Path, nargs="*", metavar="CELL", help="results/METHOD_TASK.json")
+    page.set_defaults(make=_make_page)
 
     options = parser.parse_args(arguments)
     try:
-        if options.command == "cell":
-            _make_cell(options)
-        else:
-            _make_page(options)
+        options.make(options)
     except ReportError as error:
         print(f"report {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -37,15 +40,30 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _make_cell(options: argparse.Namespace) -> None:
-    from report.cells import make_cell  # scipy loads only for cells, jinja2 only for pages
+    from report.cells import make_cell  # each command loads what it needs: scipy, jinja2, matplotlib
 
     write_json(options.out, make_cell(options.run, options.primary))
 
 
 def _make_page(options: argparse.Namespace) -> None:
-    from report.page import make_page
+    from report.board import Board
+    from report.page import render
+    from report.reading import failures, read_cells
 
-    write_text(options.out, make_page(options.cells))
+    failed = failures(options.cells, options.logs) if options.logs else {}
+    board = Board(read_cells([path for path in options.cells if path.exists() or not options.logs]), failed)
+    write_text(options.out, render(board))
+    if options.tables:
+        from report.exports import export
+
+        for name, text in export(board):
+            write_text(options.tables / name, text)
+    if options.figures:
+        from report.plots import figures
+
+        for name, contents in figures(board, options.axis):
+            for ending, content in contents.items():
+                write_bytes(options.figures / f"{name}.{ending}", content)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.special import stdtrit
+import numpy as np
 
+from report import outcomes
 from report.files import ReportError, read_json, sha256, validate
+from report.statistics import METRICS, replicates, summarise
 
 PROTOCOLS = ("last", "best")
 DEFAULT_PRESET = "demo"
@@ -60,6 +62,10 @@ class Run:
 def make_cell(folders: list[Path], primary: str) -> dict:
     runs = sorted((read_run(folder) for folder in folders), key=lambda run: run.seed)
     _check_together(runs, primary)
+    return cell_of(runs, _outcomes(runs))
+
+
+def cell_of(runs: list[Run], packed_outcomes: dict | None) -> dict:
     record = runs[0].record
     asked, data = record["asked"], record["ran_on"]["data"]
     taught = next((run.record["teacher"] for run in runs if run.record["teacher"]), None)
@@ -74,7 +80,9 @@ def make_cell(folders: list[Path], primary: str) -> dict:
             "teacher": _only(taught, "method", "seed", "score"),
             "baseline": record["baseline"],
             "size": _size(runs),
+            "quantization_error": _quantization_error(runs),
             "latency": "not measured",
+            "outcomes": packed_outcomes,
         },
         "ran_on": {
             "data": data["source"],
@@ -208,23 +216,6 @@ def _protocol(runs: list[Run], protocol: str, teacher: dict | None) -> dict:
     return {"metrics": metrics, "drop": teacher["score"] - mean if known else None}
 
 
-def summarise(values: list[float], n_diverged: int) -> dict:
-    """Mean, deviation and Student's interval of the seeds that did not diverge; null where unknown."""
-    n = len(values)
-    mean = statistics.fmean(values) if n else None
-    sd = statistics.stdev(values) if n > 1 else None
-    half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n) if n > 1 else None
-    notes = {0: "every seed diverged: no mean", 1: "one seed: no deviation and no interval"}
-    return {
-        "mean": mean,
-        "sd": sd,
-        "n": n,
-        "n_diverged": n_diverged,
-        "interval_95": None if half is None else [mean - half, mean + half],
-        "note": notes.get(n),
-    }
-
-
 def _size(runs: list[Run]) -> dict | None:
     """Of several seeds the largest file speaks: compressed models differ a little from seed to seed."""
     sizes = [run.record["size"] for run in runs if run.record["size"]]
@@ -236,6 +227,34 @@ def _size(runs: list[Run]) -> dict | None:
         for name in ("paper", "counted", "file")
     }
     return conventions | _only(size, "fp32_bytes", "parameters", "groups")
+
+
+def _quantization_error(runs: list[Run]) -> list | None:
+    """By layer and matrix, of the first seed that has it: seeds differ far less than layers do."""
+    return next((run.record["quantization_error"] for run in runs if run.record.get("quantization_error")), None)
+
+
+def _outcomes(runs: list[Run]) -> dict | None:
+    """What every seed answered, after seeing that these answers give the scores that the runs recorded."""
+    answered = {run.seed: run for run in runs if not run.diverged}
+    metric = runs[0].record["metric"]
+    packed = outcomes.pack({seed: run.folder / "predictions.npz" for seed, run in answered.items()}, PROTOCOLS, metric)
+    if packed is None:
+        return None
+    found = outcomes.unpack(packed)
+    if found.references is not None and metric not in METRICS:
+        return None
+    for protocol, of_seeds in found.predictions.items():
+        once = np.ones((1, found.examples), np.float32)
+        scores = replicates(metric, once, found.references, np.stack(list(of_seeds.values())))[0]
+        for seed, score in zip(of_seeds, scores, strict=True):
+            said = answered[seed].record["scores"][protocol]["metrics"][metric]
+            if abs(score - said) > outcomes.TOLERANCE:
+                raise ReportError(
+                    f"{answered[seed].folder / 'predictions.npz'} gives {protocol} {metric} {score:.2f} though run.json "
+                    f"says {said:.2f}; let snakemake make the run again"
+                )
+    return packed
 
 
 def _cost(runs: list[Run]) -> dict:

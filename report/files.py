@@ -71,13 +71,17 @@ def write_json(path: Path, document: dict) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write all of `text` or leave the old file as it was: a full disk or a kill never leaves half a file."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # lone surrogates are legal JSON
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write all of `content` or leave the old file as it was: a full disk or a kill never leaves half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                file.write(text.encode("utf-8", "backslashreplace"))  # lone surrogates are legal JSON
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

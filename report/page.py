@@ -1,77 +1,82 @@
 """The page: one HTML file made from cells and nothing else; the same cells give the same bytes.
 
-Python decides what stands where and how a number is written; the template only lays it out.
+Python decides what stands where and how a number is written; the templates only lay it out, and the scripts only sort,
+filter, open and compare what is already there.
 """
 
-import math
-import statistics
+import base64
+import functools
+import hashlib
+import re
 from pathlib import Path
 
 import jinja2
 
-from report.files import ReportError, read_json, validate
+from report import exports, wording
+from report.board import Board
+from report.charts import NARROW, WIDE, Frame, curves, draw_bits, draw_cloud, draw_heat, draw_strips
+from report.checklist import checklist, environments
+from report.headline import headline
+from report.points import Axis, axes, cloud, drops_by_bits, family
+from report.published import paper_table
+from report.statistics import holm
+from report.tables import SUITES, Entry, drop_written, tables
+from report.wording import bits, count, flat, metric_title, metrics_of, partial_note, plain, plural, score, task_title
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-
-TASKS = {
-    "cola": "CoLA",
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "stsb": "STS-B",
-    "qqp": "QQP",
-    "mnli": "MNLI",
-    "qnli": "QNLI",
-    "rte": "RTE",
-    "wnli": "WNLI",
-    "squad": "SQuAD 1.1",
-    "squad2": "SQuAD 2.0",
-}
-METRICS = {
-    "accuracy": "accuracy",
-    "accuracy_mm": "mismatched",
-    "f1": "F1",
-    "exact": "exact match",
-    "matthews": "Matthews",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-}
-SECOND_METRIC = {  # where the papers' tables give two numbers, the one beside the primary metric
-    "mrpc": "f1",
-    "qqp": "f1",
-    "stsb": "pearson",
-    "mnli": "accuracy_mm",
-    "squad": "exact",
-    "squad2": "exact",
-}
-PROTOCOLS = {
-    "last": "the model at the end of training",
-    "best": "the best on the development set during training",
-}
-SEED_STYLES = 5  # strokes that the style sheet tells apart; a sixth seed starts again
+MIME = {"csv": "text/csv", "json": "application/json", "md": "text/markdown", "tex": "text/x-tex", "bib": "text/x-bibtex"}
+SECTIONS = [
+    ("plot", "Quality and size"),
+    ("reading", "How to read"),
+    ("results", "Results"),
+    ("papers", "Paper against ours"),
+    ("tasks", "Tasks"),
+    ("methods", "Methods"),
+    ("cells", "Cells"),
+    ("environment", "Environment"),
+    ("compare", "Compare"),
+]
 
 
-def make_page(paths: list[Path]) -> str:
-    return render(read_cells(paths))
+def render(board: Board) -> str:
+    names = Names(board)
+    found = tables(board)
+    style, script = _joined("style", "css"), _joined("script", "js")
+    shown = axes(board)
+    entries = {(table.protocol, entry.method, entry.task): entry for table in found for entry in table.entries}
+    template = _environment().get_template("page.html")
+    return template.render(
+        board=board,
+        sections=SECTIONS,
+        headline=headline(board),
+        glance=_glance(board),
+        axes=shown,
+        overall=_overall(board, shown),
+        tables=[{"table": table, "exports": _exports(table)} for table in found],
+        papers={"table": (papers := paper_table(board)), "exports": _exports(papers)},
+        tasks=[_task(board, names, task, shown, entries) for task in board.tasks],
+        methods=[_method(board, names, method) for method in board.methods if board.of_method(method)],
+        cells=[_cell(board, names, cell, entries) for method in board.methods for cell in board.of_method(method)],
+        bit_lines=draw_bits(drops_by_bits(board)),
+        checklist=checklist(board),
+        environments=environments(board),
+        bibtex=_link(exports.bibtex(board), "bib"),
+        report_json=_link(numbers(board), "json"),
+        data=_data(board, names),
+        links=names.of_methods,
+        anchors=names.of_cells,
+        conventions=wording.CONVENTIONS,
+        protocols=wording.PROTOCOLS,
+        drop_written=drop_written,
+        style=style,
+        script=script,
+        style_hash=_content_hash(style),
+        script_hash=_content_hash(script),
+    )
 
 
-def read_cells(paths: list[Path]) -> list[dict]:
-    cells, seen = [], {}
-    for path in paths:
-        cell = read_json(path)
-        validate(cell, "cell.schema.yaml", path)
-        key = (cell["asked"]["method"], cell["asked"]["task"])
-        metric, protocols = cell["measured"]["metric"], cell["measured"]["protocols"]
-        reports = [cell["measured"]["baseline"], *protocols.values()]
-        if any(metric not in report["metrics"] for report in reports):
-            raise ReportError(f"{path} lacks its own primary metric {metric}; delete it and let snakemake make it again")
-        if key in seen:
-            raise ReportError(f"{seen[key]} and {path} are both {key[0]} on {key[1]}; name each cell once")
-        seen[key] = path
-        cells.append(cell)
-    return cells
-
-
-def render(cells: list[dict]) -> str:
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         autoescape=True,
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -79,353 +84,314 @@ def render(cells: list[dict]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": score, "mebibytes": mebibytes, "count": count, "plain": plain}
-    board = Board(cells)
-    return environment.get_template("page.html").render(
-        board=board,
-        headline=headline(board),
-        tables=[table(board, protocol) for protocol in (board.primary, *(set(PROTOCOLS) - {board.primary}))],
-        details=[detail(cell) for cell in cells],
-        protocols=PROTOCOLS,
-    )
+    written = "score signed mebibytes mib count task_title metric_title milliseconds probability"
+    environment.filters |= {name: getattr(wording, name) for name in written.split()}
+    return environment
 
 
-class Board:
-    """The cells by method and task, in the order in which they came."""
-
-    def __init__(self, cells: list[dict]):
-        self.cells = cells
-        self.at = {(cell["asked"]["method"], cell["asked"]["task"]): cell for cell in cells}
-        self.methods = list(dict.fromkeys(method for method, _ in self.at))
-        self.tasks = list(dict.fromkeys(task for _, task in self.at))
-        self.primary = cells[0]["asked"]["primary"]
-        self.generated = any(cell["ran_on"]["data"] == "generated" for cell in cells)
-        self.partial = [cell for cell in cells if cell["ran_on"]["dataset"]["partial"]]
-        self.mixed = self._mixed()
-
-    def of_method(self, method: str) -> list[dict]:
-        return [self.at[method, task] for task in self.tasks if (method, task) in self.at]
-
-    def of_task(self, task: str) -> list[dict]:
-        return [self.at[method, task] for method in self.methods if (method, task) in self.at]
-
-    def complete(self, method: str, protocol: str) -> list[dict]:
-        """The method's cells if every task of the page has a score: only then is its average comparable."""
-        cells = self.of_method(method)
-        whole = len(cells) == len(self.tasks) and all(mean_of(cell, protocol) is not None for cell in cells)
-        return cells if whole else []
-
-    def _mixed(self) -> list[str]:
-        """What the cells do not share though a comparison needs it, in words."""
-        everywhere = {
-            "preset": lambda cell: cell["asked"]["preset"],
-            "primary protocol": lambda cell: cell["asked"]["primary"],
-            "base model": lambda cell: cell["ran_on"]["base"]["sha256"],
-            "precision": lambda cell: cell["ran_on"]["precision"],
-        }
-        found = [name for name, value in everywhere.items() if len({value(cell) for cell in self.cells}) > 1]
-        for task in self.tasks:
-            if len({cell["ran_on"]["dataset"]["fingerprint"] for cell in self.of_task(task)}) > 1:
-                found.append(f"data of {task_title(task)}")
-        for method in self.methods:
-            if len({cell["ran_on"]["code"] for cell in self.of_method(method)}) > 1:
-                found.append(f"code of {method}")
-        return found
+def _joined(folder: str, ending: str) -> str:
+    """The style sheets, or the scripts, one after the other in the order of their names."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted((TEMPLATES / folder).glob(f"*.{ending}")))
 
 
-def mean_of(cell: dict, protocol: str) -> float | None:
-    return cell["measured"]["protocols"][protocol]["metrics"][cell["measured"]["metric"]]["mean"]
+def _content_hash(text: str) -> str:
+    """What the page's security policy lets in: this very text and no other."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def headline(board: Board) -> str:
-    """One sentence saying what was found, no stronger than the cells are."""
-    if board.mixed:
-        return "These results stand side by side but cannot be compared: they were not made alike."
-    students, references = [], []
-    for method in board.methods:
-        cells = board.of_method(method)
-        taught = all(cell["measured"]["teacher"] for cell in cells)
-        (students if taught else references).append(method)
-    drops = {
-        method: statistics.fmean(_drop(cell, board.primary) for cell in cells)
-        for method in students
-        if (cells := board.complete(method, board.primary)) and all(_drop(cell, board.primary) is not None for cell in cells)
-    }
-    if drops:
-        return _closest_student(board, drops)
-    return _above_baseline(board, references[0] if references else board.methods[0])
+class Names:
+    """Anchors: what a name says where it can, and never what a name could do."""
+
+    def __init__(self, board: Board):
+        self.methods = _slugs(board.methods)
+        self.tasks = _slugs(board.tasks)
+        self.of_methods = {method: f"method-{slug}" for method, slug in self.methods.items() if board.of_method(method)}
+        self.of_tasks = {task: f"task-{slug}" for task, slug in self.tasks.items()}
+        self.of_cells = {(method, task): f"{self.methods[method]}_{self.tasks[task]}" for method, task in board.at}
 
 
-def _drop(cell: dict, protocol: str) -> float | None:
-    return cell["measured"]["protocols"][protocol]["drop"]
+def _slugs(names: list[str]) -> dict[str, str]:
+    slugs = {name: re.sub(r"[^A-Za-z0-9_]+", "-", name) for name in names}
+    return {name: slug if slug == name else f"{slug}-{number}" for number, (name, slug) in enumerate(slugs.items())}
 
 
-def _closest_student(board: Board, drops: dict[str, float]) -> str:
-    method = min(drops, key=drops.get)
-    cells = board.of_method(method)
-    side = "below" if drops[method] >= 0 else "above"
-    distance = f"{abs(drops[method]):.1f} points {side}"
-    if len(drops) > 1:
-        found = (
-            f"Of {len(drops)} taught methods with a score on every task, "
-            f"{title(cells[0])} stays closest to its teacher: {distance}"
-        )
-    else:
-        found = f"{title(cells[0])} ends {distance} its teacher"
-    where = f"on average over {len(cells)} tasks" if len(cells) > 1 else f"on {task_title(board.tasks[0])}"
-    ratio = min(cell["measured"]["size"]["file"]["ratio"] for cell in cells)
-    smaller = f", in a file {ratio:.1f} times smaller than full precision" if ratio > 1.05 else ""
-    return f"{found} {where}{smaller}{_seeds_caveat(cells)}."
-
-
-def _seeds_caveat(cells: list[dict]) -> str:
-    """One seed cannot tell a difference from chance: the sentence must say that it rests on one."""
-    return ", with one seed" if all(len(cell["asked"]["seeds"]) == 1 for cell in cells) else ""
-
-
-def _above_baseline(board: Board, method: str) -> str:
-    cells = board.of_method(method)
-    gaps = [
-        mean - cell["measured"]["baseline"]["metrics"][cell["measured"]["metric"]]
-        for cell in cells
-        if (mean := mean_of(cell, board.primary)) is not None
+def _glance(board: Board) -> list[tuple[str, str]]:
+    runs = sum(len(cell["asked"]["seeds"]) for cell in board.cells)
+    lost = sum(board.n_diverged(method, board.tasks)[0] for method in board.methods)
+    return [
+        ("methods" if len(board.methods) > 1 else "method", str(len(board.methods))),
+        ("tasks" if len(board.tasks) > 1 else "task", str(len(board.tasks))),
+        ("runs" if runs > 1 else "run", f"{count(runs)}{f', {lost} diverged' if lost else ''}"),
+        ("preset", ", ".join(dict.fromkeys(cell["asked"]["preset"] for cell in board.cells))),
+        ("base model", ", ".join(dict.fromkeys(cell["ran_on"]["base"]["id"] or "generated" for cell in board.cells))),
+        ("primary protocol", board.primary),
     ]
-    if not gaps:
-        return f"Every run of {title(cells[0])} diverged."
-    above = sum(gap > 0 for gap in gaps)
-    if len(cells) == 1:
-        where = f"on {task_title(cells[0]['asked']['task'])}"
-    else:
-        where = f"on all {len(cells)} tasks" if above == len(cells) else f"on {above} of {len(cells)} tasks"
-    return (
-        f"{title(cells[0])} beats the constant answer {where}, "
-        f"by {score(statistics.fmean(gaps))} points{' on average' if len(gaps) > 1 else ''}{_seeds_caveat(cells)}."
-    )
 
 
-def table(board: Board, protocol: str) -> dict:
-    return {
-        "protocol": protocol,
-        "columns": [column(board.of_task(task)[0]) for task in board.tasks],
-        "rows": [row(board, method, protocol) for method in board.methods],
-        "baseline": [entry_of_baseline(board.of_task(task)[0]) for task in board.tasks],
-    }
+# Quality against size
 
 
-def column(cell: dict) -> dict:
-    return {
-        "title": task_title(cell["asked"]["task"]),
-        "metrics": [metric_title(name) for name in shown_metrics(cell)],
-    }
+def _overall(board: Board, shown: list[Axis]) -> dict:
+    """The average over GLUE, or over what there is of it: one task where there is only one."""
+    tasks = averaged_tasks(board)
+    pictures = _pictures(board, tasks, shown, WIDE)
+    named = ", ".join(map(task_title, tasks))
+    caption = f"Mean of {named}; only methods that have them all." if len(tasks) > 1 else f"{named}."
+    families = sorted({pair for picture in pictures for pair in picture["families"]})
+    return {"pictures": pictures, "caption": caption, "families": families}
 
 
-def shown_metrics(cell: dict) -> list[str]:
-    """The primary metric, and the second one where papers print two."""
-    primary, second = cell["measured"]["metric"], SECOND_METRIC.get(cell["asked"]["task"])
-    return [primary, second] if second in cell["measured"]["baseline"]["metrics"] else [primary]
-
-
-def metrics_of(cell: dict) -> list[str]:
-    """Every metric, the primary one first."""
-    primary = cell["measured"]["metric"]
-    return [primary, *sorted(cell["measured"]["baseline"]["metrics"].keys() - {primary})]
-
-
-def row(board: Board, method: str, protocol: str) -> dict:
-    cells = board.of_method(method)
-    sizes = [cell["measured"]["size"] for cell in cells if cell["measured"]["size"]]
-    compared = [] if board.mixed else board.complete(method, protocol)
-    drops = [_drop(cell, protocol) for cell in compared]
-    return {
-        "method": method,
-        "title": title(cells[0]),
-        "bits": bits(cells[0]["asked"]["spec"]),
-        "size": max(sizes, key=lambda size: size["file"]["bytes"]) if sizes else None,
-        "entries": [entry(board.at.get((method, task)), protocol) for task in board.tasks],
-        "average": statistics.fmean(mean_of(cell, protocol) for cell in compared) if compared else None,
-        "drop": statistics.fmean(drops) if drops and None not in drops else None,
-    }
-
-
-def entry(cell: dict | None, protocol: str) -> dict | None:
-    """What one place of the table shows; None where the method was not run on the task."""
-    if cell is None:
-        return None
-    metrics = cell["measured"]["protocols"][protocol]["metrics"]
-    primary = metrics[cell["measured"]["metric"]]
-    return {
-        "anchor": anchor(cell),
-        "scores": [metrics[name] for name in shown_metrics(cell) if name in metrics and primary["n"]],
-        "n": primary["n"],
-        "diverged": diverged(primary),
-        "partial": cell["ran_on"]["dataset"]["partial"],
-    }
-
-
-def entry_of_baseline(cell: dict) -> dict:
-    baseline = cell["measured"]["baseline"]
-    return {"scores": [baseline["metrics"][name] for name in shown_metrics(cell)], "what": baseline["what"]}
-
-
-def diverged(summary: dict) -> str | None:
-    total = summary["n"] + summary["n_diverged"]
-    return f"diverged ({summary['n_diverged']} of {total})" if summary["n_diverged"] else None
-
-
-def detail(cell: dict) -> dict:
-    measured, spec = cell["measured"], cell["asked"]["spec"]
-    sources = spec.get("sources", {})
-    recipe = [(name, plain(value), sources.get(name)) for name, value in spec.get("recipe", {}).items()]
-    stanza = {key: value for key, value in spec.items() if key not in ("recipe", "sources", "title")}
-    return {
-        "cell": cell,
-        "anchor": anchor(cell),
-        "title": title(cell),
-        "task": task_title(cell["asked"]["task"]),
-        "metric": metric_title(measured["metric"]),
-        "summaries": {protocol: block["metrics"][measured["metric"]] for protocol, block in measured["protocols"].items()},
-        "metrics": {name: metric_title(name) for name in metrics_of(cell)},
-        "recipe": recipe + [(name, plain(value), None) for name, value in flat(stanza)],
-        "budget": [(name, plain(value)) for name, value in flat(cell["asked"]["budget"])],
-        "charts": charts(cell),
-        "partial": partial_note(cell),
-    }
-
-
-def partial_note(cell: dict) -> str | None:
-    """Both row counts of the splits that are not whole, in words."""
-    dataset = cell["ran_on"]["dataset"]
-    if not dataset["partial"]:
-        return None
-    official = dataset["official_rows"] or {}
-    parts = [
-        f"{split}: {count(rows)} of {count(official[split])} rows"
-        for split, rows in sorted(dataset["rows"].items())
-        if split in official and rows != official[split]
-    ]
-    return "; ".join(parts) or "fewer rows than the official data"
-
-
-def flat(mapping: dict, prefix: str = ""):
-    """Nested keys as dotted names, in order, with their values."""
-    for key, value in mapping.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-# How things are written
-
-
-def title(cell: dict) -> str:
-    return str(cell["asked"]["spec"].get("title", cell["asked"]["method"]))
-
-
-def task_title(task: str) -> str:
-    return TASKS.get(task, task)
-
-
-def metric_title(metric: str) -> str:
-    return METRICS.get(metric, metric.replace("_", " "))
-
-
-def anchor(cell: dict) -> str:
-    return f"{cell['asked']['method']}_{cell['asked']['task']}"
-
-
-def bits(spec: dict) -> str:
-    widths = spec.get("bits", {})
-    return "-".join(str(widths.get(part, "?")) for part in ("weights", "embeddings", "activations"))
-
-
-def score(value: float | None, digits: int = 1) -> str:
-    """A score with a true minus sign, and no minus before a rounded zero."""
-    if value is None:
-        return "none"
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
-
-
-def mebibytes(size: int | None) -> str:
-    if size is None:
-        return "not measured"
-    mib = size / 2**20
-    return f"{mib:.2f} MiB" if mib < 10 else f"{mib:.1f} MiB"
-
-
-def count(number: int) -> str:
-    return f"{number:,}"
-
-
-def plain(value) -> str:
-    """A value of the recipe as a person would write it."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {plain(part)}" for key, part in value.items()) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(plain, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-# Learning curves, drawn as plain SVG: no script, no picture file, colours from the style sheet
-
-LEFT, RIGHT, TOP, BOTTOM = 44, 408, 14, 150
-
-
-def charts(cell: dict) -> list[dict]:
-    measured = cell["measured"]
-    levels = [("baseline", measured["baseline"]["metrics"][measured["metric"]])]
-    if measured["teacher"] and measured["teacher"]["score"] is not None:
-        levels.append(("teacher", measured["teacher"]["score"]))
-    drawn = [
-        chart(f"Development {metric_title(measured['metric'])}", "dev", measured["seeds"], levels),
-        chart("Training loss", "loss", measured["seeds"], []),
-    ]
+def _pictures(board: Board, tasks: list[str], shown: list[Axis], frame: Frame) -> list[dict]:
+    """The same plot against every axis; the page shows the one that is chosen."""
+    drawn = [draw_cloud(cloud(board, tasks, axis, board.primary), frame) for axis in shown]
     return [picture for picture in drawn if picture]
 
 
-def chart(caption: str, name: str, seeds: list[dict], levels: list[tuple[str, float]]) -> dict | None:
-    """Coordinates of one line per seed and one rule per level; None where no seed has a point."""
-    curves = [(seed["seed"], seed["curve"][name]) for seed in seeds if seed["curve"][name]]
-    if not curves:
-        return None
-    ticks = round_ticks([value for _, points in curves for _, value in points] + [value for _, value in levels])
-    last = max(step for _, points in curves for step, _ in points) or 1
-    low, high = ticks[0], ticks[-1]
+def averaged_tasks(board: Board) -> list[str]:
+    glue = [task for task in board.averaged(board.tasks) if task in SUITES["glue"][1]]
+    return glue or board.tasks[:1]
 
-    def x(step: float) -> str:
-        return f"{LEFT + (RIGHT - LEFT) * step / last:.1f}"
 
-    def y(value: float) -> str:
-        return f"{BOTTOM - (BOTTOM - TOP) * (value - low) / (high - low):.1f}"
+# Tasks
 
+
+def _task(board: Board, names: Names, task: str, shown: list[Axis], entries: dict[tuple, Entry]) -> dict:
+    cells = board.of_task(task)
+    if not cells:
+        lines = [_line(board, names, method, task, entries) for method in board.methods]
+        named = {"task": task, "title": task_title(task), "anchor": names.of_tasks[task], "metric": "", "lines": lines}
+        return named | {"facts": "No cell of this task could be made.", "dataset": None, "strips": None, "pictures": []}
+    dataset, baseline = cells[0]["ran_on"]["dataset"], cells[0]["measured"]["baseline"]
+    metric = cells[0]["measured"]["metric"]
+    rows = ", ".join(f"{split} {count(number)}" for split, number in sorted(dataset["rows"].items()))
     return {
-        "caption": caption,
-        "lines": [
-            {
-                "seed": seed,
-                "style": i % SEED_STYLES,
-                "points": [(x(step), y(value)) for step, value in points],
-            }
-            for i, (seed, points) in enumerate(curves)
+        "task": task,
+        "title": task_title(task),
+        "anchor": names.of_tasks[task],
+        "metric": metric_title(metric),
+        "facts": f"Rows: {rows}{' (partial data)' if dataset['partial'] else ''}. "
+        f"A constant answer ({baseline['what']}) scores {score(baseline['metrics'][metric])}.",
+        "dataset": dataset,
+        "strips": draw_strips(board, task),
+        "lines": [_line(board, names, method, task, entries) for method in board.methods],
+        "pictures": [
+            picture for axis in shown if (picture := draw_cloud(cloud(board, [task], axis, board.primary), NARROW))
         ],
-        "levels": [{"name": name, "y": y(value), "value": score(value)} for name, value in levels],
-        "ticks": [{"y": y(tick), "text": f"{tick:g}".replace("-", "\N{MINUS SIGN}")} for tick in ticks],
-        "last_step": count(last),
-        "frame": {"left": LEFT, "right": RIGHT, "bottom": BOTTOM},
     }
 
 
-def round_ticks(values: list[float]) -> list[float]:
-    """Three to six round numbers, 1, 2 or 5 times a power of ten apart, that enclose all values."""
-    low, high = min(values), max(values)
-    rough = (high - low or abs(high) or 1) / 4
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step), math.ceil(high / step)
-    last = max(last, first + 1)
-    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+def _line(board: Board, names: Names, method: str, task: str, entries: dict[tuple, Entry]) -> dict:
+    """One method's line in a task's table."""
+    line = {"method": method, "title": board.title(method), "anchor": names.of_cells.get((method, task)), "reason": None}
+    if word := board.word(method, task):
+        return line | {"word": word, "reason": board.failed.get((method, task)) or _why_diverged(board, method, task)}
+    estimate = board.estimate(method, task, board.primary)
+    summary, test = board.summary(method, task, board.primary), board.against_reference(method, task, board.primary)
+    drop = board.drop(method, task, board.primary)
+    return line | {
+        "word": None,
+        "mean": summary["mean"],
+        "diverged": wording.diverged(summary["n"], summary["n_diverged"]),
+        "interval": estimate and estimate.interval(),
+        "change": None if drop is None else -drop,
+        "p": entries[board.primary, method, task].drop_p,
+        "test": test and f"{test.test}, {plural(test.seeds, 'seed')}; uncorrected p {wording.probability(test.p)}",
+    }
+
+
+def _why_diverged(board: Board, method: str, task: str) -> str | None:
+    cell = board.at.get((method, task))
+    return cell and "; ".join(dict.fromkeys(seed["reason"] for seed in cell["measured"]["seeds"] if seed["reason"]))
+
+
+# Methods
+
+
+def _method(board: Board, names: Names, method: str) -> dict:
+    cells = board.of_method(method)
+    spec = cells[0]["asked"]["spec"]
+    sources = spec.get("sources", {})
+    recipe = [
+        (name, _with_exceptions(cells, name), sources.get(name) or "the method's stanza") for name in spec.get("recipe", {})
+    ]
+    stanza = {key: value for key, value in spec.items() if key not in ("recipe", "sources", "title", "deviations", "paper")}
+    recipe += [(name, plain(value), "the method's stanza") for name, value in flat(stanza)]
+    preset = cells[0]["asked"]["preset"]
+    recipe += [(name, plain(value), f"budget of preset {preset}") for name, value in flat(cells[0]["asked"]["budget"])]
+    errors = next((found for cell in cells if (found := cell["measured"].get("quantization_error"))), None)
+    return {
+        "method": method,
+        "title": board.title(method),
+        "anchor": names.of_methods[method],
+        "family": family(board, method),
+        "facts": f"{spec.get('paper', 'No paper is named')}. Bits (weights, embeddings, activations): {bits(spec)}.",
+        "scores": [_place(board, names, method, task) for task in board.tasks],
+        "recipe": recipe,
+        "deviations": list(map(plain, spec.get("deviations", []))),
+        "heat": errors and draw_heat(errors),
+    }
+
+
+def _with_exceptions(cells: list[dict], name: str) -> str:
+    """A setting's value, and the tasks for which it is another."""
+    values = {}
+    for cell in cells:
+        values.setdefault(plain(cell["asked"]["spec"]["recipe"].get(name)), []).append(task_title(cell["asked"]["task"]))
+    (common, _), *others = sorted(values.items(), key=lambda item: -len(item[1]))
+    return common + "".join(f"; {value} for {', '.join(tasks)}" for value, tasks in others)
+
+
+def _place(board: Board, names: Names, method: str, task: str) -> tuple[str, str | None, str]:
+    """(task, anchor of the cell, number or word) for a method's line of links."""
+    number = board.word(method, task) or score(board.mean(method, task, board.primary))
+    return task_title(task), names.of_cells.get((method, task)), number
+
+
+# Cells
+
+
+def _cell(board: Board, names: Names, cell: dict, entries: dict[tuple, Entry]) -> dict:
+    method, task = cell["asked"]["method"], cell["asked"]["task"]
+    measured, on = cell["measured"], cell["ran_on"]
+    main = board.summary(method, task, board.primary)
+    resumed = sum(one["machine"]["resumed"] for one in on["volatile"]["machines"])
+    return {
+        "cell": cell,
+        "anchor": names.of_cells[method, task],
+        "title": board.title(method),
+        "task": task_title(task),
+        "task_anchor": names.of_tasks[task],
+        "summaries": {name: block["metrics"][measured["metric"]] for name, block in measured["protocols"].items()},
+        "metrics": {name: metric_title(name) for name in metrics_of(cell)[:SHOWN_METRICS]},
+        "diverged": wording.diverged(main["n"], main["n_diverged"]),
+        "statements": list(_statements(board, cell, entries)),
+        "charts": curves(cell),
+        "partial": partial_note(cell),
+        "resumed": f"resumed {plural(resumed, 'time')}" if resumed else None,
+        "provenance": list(_provenance(cell)),
+    }
+
+
+SHOWN_METRICS = 4  # SQuAD 2.0 has ten, of which the rest stand in the cell's own file
+
+
+def _statements(board: Board, cell: dict, entries: dict[tuple, Entry]):
+    """What the numbers say, in sentences: interval, loss, test, and what happened on the way."""
+    method, task = cell["asked"]["method"], cell["asked"]["task"]
+    for protocol in board.protocols:
+        if estimate := board.estimate(method, task, protocol):
+            low, high = estimate.interval()
+            yield f"95 % interval ({protocol}): {score(low, 2)} to {score(high, 2)}, over {estimate.basis}."
+        elif note := board.summary(method, task, protocol)["note"]:
+            yield f"{note.capitalize()} ({protocol})."
+    reference = board.reference(method, task)
+    for protocol in board.protocols:
+        drop = board.drop(method, task, protocol)
+        if drop is None:
+            continue
+        side = "below" if drop >= 0 else "above"
+        line = f"{score(abs(drop), 2)} points {side} {reference['method']}, seed {reference['seed']} ({protocol})"
+        if test := board.against_reference(method, task, protocol):
+            line += f": p {wording.probability(test.p)}, {test.test}"
+            corrected = entries[protocol, method, task].drop_p
+            line += "" if corrected is None else f"; after Holm {wording.probability(corrected)}"
+        yield f"{line}."
+    for seed in cell["measured"]["seeds"]:
+        yield from (f"Seed {seed['seed']}: {event}" for event in seed["events"])
+
+
+def _provenance(cell: dict):
+    """Name and value of what this cell stands on; what all cells share is said once, under Environment."""
+    on, machines = cell["ran_on"], cell["ran_on"]["volatile"]["machines"]
+    yield "Data", f"{on['data']}, fingerprint {on['dataset']['fingerprint'][:16]}, version {on['dataset']['task_version']}"
+    yield "Base model", f"{on['base']['id'] or on['base']['source']}, sha256 {on['base']['sha256'][:16]}"
+    if on["teacher"]:
+        yield "Teacher", _ancestor(on["teacher"])
+    yield "Started from", "; ".join(dict.fromkeys(_ancestor(run["init"]) for run in on["runs"] if run["init"]))
+    yield "Code digest", on["code"]
+    commits = {(one["machine"]["git_commit"] or "outside git", bool(one["machine"]["git_dirty"])) for one in machines}
+    yield "Commit", "; ".join(f"{sha[:16]}{' with uncommitted changes' if dirty else ''}" for sha, dirty in sorted(commits))
+    yield "Precision", f"{on['precision']}, padding {cell['asked']['padding']}"
+    yield "Device", f"{', '.join(on['devices'])}; {', '.join(map(str, on['threads']))} threads"
+    ran = [one["machine"]["gpu"] or one["machine"]["cpu"] or "unknown" for one in machines]
+    yield "Machine", "; ".join(dict.fromkeys(ran))
+    primary = f"{cell['asked']['primary']}.safetensors"
+    files = [f"seed {run['seed']} {run['files'][primary][:16]}" for run in on["runs"] if primary in run["files"]]
+    yield f"{primary}, sha256", ", ".join(files)
+
+
+def _ancestor(run: dict) -> str:
+    return f"{run['method']}, seed {run['seed']}, sha256 {run['sha256'][:16]}"
+
+
+# Files and data inside the page
+
+
+def _exports(table) -> dict:
+    grid = table.grid()
+    links = {ending: _link(text, ending) for ending, text in exports.files_of(table).items()}
+    return {"name": grid.name, "label": "This table", "links": links.items()}
+
+
+def _link(text: str, ending: str) -> str:
+    return f"data:{MIME[ending]};base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def numbers(board: Board) -> str:
+    """What another report needs to compare itself with this one."""
+    rows = []
+    for cell in board.cells:
+        method, task = cell["asked"]["method"], cell["asked"]["task"]
+        summary = board.summary(method, task, board.primary)
+        size = cell["measured"]["size"]
+        row = {"method": method, "title": board.title(method), "task": task, "metric": cell["measured"]["metric"]}
+        row |= {key: summary[key] for key in ("mean", "sd", "n", "n_diverged")}
+        rows.append(row | {"file_bytes": size and size["file"]["bytes"], "code": cell["ran_on"]["code"]})
+    return exports.rows_to_json({"format": 1, "protocol": board.primary}, rows)
+
+
+def _data(board: Board, names: Names) -> dict:
+    """What the scripts need beside the page itself: the picker's table and every pair's test."""
+    glue = averaged_tasks(board)
+    average = {"": f"the average of {len(glue)} GLUE tasks"} if len(glue) > 1 else {}
+    return {
+        "scopes": average | {task: task_title(task) for task in board.tasks},
+        "methods": [_choice(board, names, method, glue) for method in board.methods],
+        "pairs": {task: pairs(board, task) for task in board.tasks},
+    }
+
+
+def _choice(board: Board, names: Names, method: str, glue: list[str]) -> dict:
+    sizes = [cell["measured"]["size"] for cell in board.of_method(method)]
+    latencies = [cell["measured"]["latency"] for cell in board.of_method(method)]
+    times = [latency for latency in latencies if isinstance(latency, dict)]
+    scopes = {"": (board.average(method, glue, board.primary), board.average_drop(method, glue, board.primary))}
+    scopes |= {t: (board.mean(method, t, board.primary), board.drop(method, t, board.primary)) for t in board.tasks}
+    return {
+        "title": board.title(method),
+        "anchor": names.of_methods.get(method),
+        "words": _words(board, method),
+        "mib": max((size["file"]["bytes"] for size in sizes if size), default=0) / 2**20 or None,
+        "ms": max((time["milliseconds"] for time in times), default=None),
+        "simulated": any(time["simulated"] for time in times),
+        "diverged": board.n_diverged(method, board.tasks)[0],
+        "scopes": {key: values for key, values in scopes.items() if values[0] is not None},
+    }
+
+
+def _words(board: Board, method: str) -> str:
+    """What a filter can find a method by."""
+    specs = [cell["asked"]["spec"] for cell in board.of_method(method)[:1]]
+    found = [text for spec in specs for text in (bits(spec), str(spec.get("family", "")), str(spec.get("paper", "")))]
+    found += [word for task in board.tasks if (word := board.word(method, task))]
+    return " ".join([method, board.title(method), *dict.fromkeys(found)]).lower()
+
+
+def pairs(board: Board, task: str) -> list[list]:
+    """Row of the baseline, column of the method: difference and p, a baseline's tests corrected by Holm; null for none."""
+    found = []
+    for baseline in board.methods:
+        row = [method != baseline and board.against(method, baseline, task, board.primary) for method in board.methods]
+        corrected = iter(holm(test.p for test in row if test))
+        found.append([[round(test.difference.value, 2), float(f"{next(corrected):.2g}")] if test else None for test in row])
+    return found

@@ -14,7 +14,10 @@ rule cell:
     params:
         folders=lambda wildcards, input: [os.path.dirname(run) for run in input],
         primary=CATALOGUE.config["primary"],
-        code=catalogues.digest("report/cells.py", "report/files.py", "report/__main__.py", "workflow/schemas"),
+        code=catalogues.digest(
+            *("report/cells.py", "report/outcomes.py", "report/statistics.py", "report/files.py", "report/__main__.py"),
+            "workflow/schemas",
+        ),
     message:
         "Cell {wildcards.method} on {wildcards.task}"
     shell:
@@ -25,31 +28,48 @@ rule page:
     input:
         CELLS,
     output:
-        report("report/html/index.html", caption="../report/page.rst", category="Results"),
+        page=report("report/html/index.html", caption="../report/page.rst", category="Page"),
+        # Folders, because the cells decide which figures there are. They are cheap and nothing reads them.
+        tables=report(
+            directory("report/html/tables"),
+            patterns=["{table}.csv"],
+            caption="../report/tables.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
+        figures=report(
+            directory("report/html/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
     log:
         "<work>/logs/page.log",
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        code=catalogues.digest("report/page.py", "report/files.py", "report/__main__.py", "report/templates"),
+        code=catalogues.digest("report", "workflow/schemas"),
     message:
-        "Page"
+        "Page, tables and figures"
     shell:
-        "python -m report page --out {output} {input} 2>&1 | tee {log}"
+        "python -m report page --out {output.page} --tables {output.tables} --figures {output.figures} {input} 2>&1 | tee {log}"
 
 
 rule partial:
-    # The page from the cells that exist: a failed cell keeps `all` from making it.
+    # The page from the cells that exist, with a word for each that does not: a failed cell keeps `all` from making it.
     log:
         "<work>/logs/partial.log",
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        cells=lambda wildcards: [cell for cell in CELLS if os.path.exists(cell)],
+        cells=CELLS,
+        logs=f"results/{CATALOGUE.config['preset']}/logs",
     shell:
-        "python -m report page --out report/html/index.html {params.cells} 2>&1 | tee {log}"
+        "python -m report page --out report/html/index.html --tables report/html/tables --figures report/html/figures"
+        " --logs {params.logs} {params.cells} 2>&1 | tee {log}"
 
 
 rule refuse:
