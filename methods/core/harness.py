@@ -24,6 +24,7 @@ from methods.core.checkpoints import Checkpoints
 from methods.errors import UserError
 
 PROTOCOLS = ("last", "best")
+OUTPUTS = ("run.json", "machine.json", "last.safetensors", "best.safetensors", "predictions.npz")
 SAMPLE_BATCH = 32  # rows of a batch that a method may look at before it trains
 
 
