@@ -32,7 +32,7 @@ SHARED = {
     "padding": ("asked", "padding"),
     "precision asked for": ("asked", "precision"),
     "precision": ("ran_on", "precision"),
-    "primary protocol": ("asked", "primary"),
+    "primary protocol": ("asked", "primary"),  # of a run's ancestors; one without ancestors has none
     "primary metric": ("metric",),
     "code digest": ("ran_on", "code"),
     "data fingerprint": ("ran_on", "data", "fingerprint"),
@@ -62,24 +62,24 @@ class Run:
 def make_cell(folders: list[Path], primary: str) -> dict:
     runs = sorted((read_run(folder) for folder in folders), key=lambda run: run.seed)
     _check_together(runs, primary)
-    return cell_of(runs, _outcomes(runs))
+    return cell_of(runs, primary, _outcomes(runs))
 
 
-def cell_of(runs: list[Run], packed_outcomes: dict | None) -> dict:
+def cell_of(runs: list[Run], primary: str, packed_outcomes: dict | None) -> dict:
     record = runs[0].record
     asked, data = record["asked"], record["ran_on"]["data"]
     taught = next((run.record["teacher"] for run in runs if run.record["teacher"]), None)
-    kept = ("method", "task", "preset", "spec", "budget", "precision", "padding", "primary")
+    kept = ("method", "task", "preset", "spec", "budget", "precision", "padding")
     cell = {
         "format": 1,
-        "asked": {key: asked[key] for key in kept} | {"seeds": [run.seed for run in runs]},
+        "asked": {key: asked[key] for key in kept} | {"primary": primary, "seeds": [run.seed for run in runs]},
         "measured": {
             "metric": record["metric"],
             "seeds": [_seed(run.record) for run in runs],
             "protocols": {protocol: _protocol(runs, protocol, taught) for protocol in PROTOCOLS},
             "teacher": _only(taught, "method", "seed", "score"),
             "baseline": record["baseline"],
-            "size": _size(runs),
+            "size": _size(runs, primary),
             "quantization_error": _quantization_error(runs),
             "latency": "not measured",
             "outcomes": packed_outcomes,
@@ -155,7 +155,7 @@ def _check_together(runs: list[Run], primary: str) -> None:
         values = {}
         for run in runs:
             value = _at(run.record, place)
-            if value is not None:  # a run whose ancestor diverged may have had no teacher
+            if value is not None:
                 values.setdefault(json.dumps(value, sort_keys=True), []).append(run)
         if len(values) > 1:
             (one, (a, *_)), (other, (b, *_)), *_ = values.items()
@@ -164,18 +164,19 @@ def _check_together(runs: list[Run], primary: str) -> None:
                 f"{a.folder}{_in_brief(one)} and {b.folder}{_in_brief(other)}; "
                 "let snakemake make them again alike"
             )
-    if first.record["asked"]["primary"] != primary:
+    if (theirs := first.record["asked"].get("primary", primary)) != primary:
         raise ReportError(
-            f"the runs of {cell} were made with {first.record['asked']['primary']!r} as primary protocol, "
-            f"not {primary!r}; pass --primary {first.record['asked']['primary']} or make them again"
+            f"the ancestors of {cell} were taken by {theirs!r} as primary protocol, "
+            f"not {primary!r}; pass --primary {theirs} or let snakemake make the runs again"
         )
 
 
-def _at(record: dict, place: tuple[str, ...]):
+def _at(record: dict | None, place: tuple[str, ...]):
+    """None where a run has no such thing: no ancestors, or no teacher because its ancestor diverged."""
     for key in place:
         if record is None:
             return None
-        record = record[key]
+        record = record.get(key)
     return record
 
 
@@ -216,9 +217,9 @@ def _protocol(runs: list[Run], protocol: str, teacher: dict | None) -> dict:
     return {"metrics": metrics, "drop": teacher["score"] - mean if known else None}
 
 
-def _size(runs: list[Run]) -> dict | None:
+def _size(runs: list[Run], primary: str) -> dict | None:
     """Of several seeds the largest file speaks: compressed models differ a little from seed to seed."""
-    sizes = [run.record["size"] for run in runs if run.record["size"]]
+    sizes = [run.record["size"][primary] for run in runs if run.record["size"]]
     if not sizes:
         return None
     size = max(sizes, key=lambda size: size["file_bytes"])

@@ -93,6 +93,14 @@ def test_what_a_run_is_told_does_not_change_with_where_it_is_shown():
     assert catalogue.dump(asks[0]) == catalogue.dump(asks[1])
 
 
+@pytest.mark.parametrize("change", [{"primary": "best"}, {"allow_weak_teacher": True}])
+def test_what_is_taken_of_ancestors_reruns_their_descendants_alone(change):
+    before, after = catalogue.load(DEMO), catalogue.load({**DEMO, **change})
+    assert before.ask("fp32", "rte", 1) == after.ask("fp32", "rte", 1)
+    assert before.ask("fp32_kd", "rte", 1) != after.ask("fp32_kd", "rte", 1)
+    assert before.ask("fp32_kd", "rte", 1) | change == after.ask("fp32_kd", "rte", 1)
+
+
 def test_config_readme_describes_every_key_once():
     """The keys of the three schemas, as headings of tables: `| `key` | ...`."""
     import re

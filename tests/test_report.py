@@ -30,6 +30,14 @@ def digest(text: str) -> str:
 def run_record(*, method="fp32", task="rte", seed=1, last=61.0, best=62.0, diverged=False, second=None, teacher=None):
     """A run.json as the harness writes it; `second` is (metric's name, score) where a task has two."""
     extra = dict([second]) if second else {}
+    size = {
+        "paper_bytes": 4_000_000,
+        "counted_bytes": 4_100_000,
+        "file_bytes": 4_200_000 + seed,
+        "parameters": 1_000_000,
+        "fp32_bytes": 8_200_000,
+        "groups": {"word embedding": {"parameters": 200_000, "bytes": 800_000}},
+    }
     files = {name: digest(f"{name} {method} {task} {seed}") for name in ("last.safetensors", "best.safetensors")}
     return {
         "format": 1,
@@ -48,8 +56,8 @@ def run_record(*, method="fp32", task="rte", seed=1, last=61.0, best=62.0, diver
             "budget": {"lr_scale": 20, "epochs_scale": 2},
             "precision": "fp32",
             "padding": "bucket",
-            "primary": "last",
             "threads": 1,
+            **({"primary": "last"} if teacher else {}),
         },
         "status": "diverged" if diverged else "ok",
         "reason": "loss became nan at step 120" if diverged else None,
@@ -66,14 +74,7 @@ def run_record(*, method="fp32", task="rte", seed=1, last=61.0, best=62.0, diver
         },
         "teacher": teacher,
         "init": None,
-        "size": {
-            "paper_bytes": 4_000_000,
-            "counted_bytes": 4_100_000,
-            "file_bytes": 4_200_000 + seed,
-            "parameters": 1_000_000,
-            "fp32_bytes": 8_200_000,
-            "groups": {"word embedding": {"parameters": 200_000, "bytes": 800_000}},
-        },
+        "size": {"last": size, "best": size | {"file_bytes": size["file_bytes"] + 1000}},
         "steps": 120 if diverged else 300,
         "examples_seen": 9600,
         "curve": [
@@ -153,7 +154,7 @@ def cell_of(tmp_path):
 
     def make(*records: dict) -> dict:
         folders = [write_run(tmp_path / f"run{next(made)}", record) for record in records]
-        return make_cell(folders, records[0]["asked"]["primary"])
+        return make_cell(folders, "last")
 
     return make
 
@@ -273,10 +274,19 @@ def test_mixed_provenance_is_refused_by_name(name, tmp_path, capsys):
 
 
 def test_one_seed_named_twice_and_another_protocol_are_refused(tmp_path, capsys):
-    folders = [write_run(tmp_path / name, run_record()) for name in "ab"]
+    teacher = {"method": "fp32", "seed": 1, "sha256": digest("teacher"), "score": 63.5}
+    folders = [write_run(tmp_path / name, run_record(teacher=teacher)) for name in "ab"]
     assert "both seed 1" in refusal(capsys, "cell", "--out", tmp_path / "c.json", "--run", *folders)
     line = refusal(capsys, "cell", "--out", tmp_path / "c.json", "--run", folders[0], "--primary", "best")
     assert "--primary last" in line
+
+
+def test_runs_without_ancestors_are_summed_up_under_either_protocol(tmp_path):
+    folder = write_run(tmp_path / "run", run_record(seed=1))
+    last, best = (make_cell([folder], primary) for primary in ("last", "best"))
+    assert [cell["asked"]["primary"] for cell in (last, best)] == ["last", "best"]
+    assert [cell["measured"]["size"]["file"]["bytes"] for cell in (last, best)] == [4_200_001, 4_201_001]
+    assert last["measured"]["protocols"] == best["measured"]["protocols"]
 
 
 # Schemas

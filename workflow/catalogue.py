@@ -53,14 +53,17 @@ class Catalogue:
         spec.pop("listed", None)  # where a method is shown does not change how it is trained
         spec["recipe"] = {key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()}
         spec["sources"] = {key: entry["source"] for key, entry in recipe.items()}
-        keys = ("preset", "primary", "padding", "precision", "threads", "ternary", "allow_weak_teacher")
+        ancestors = self.ancestors(method, task, seed)
+        keys = ["preset", "padding", "precision", "threads", "ternary"]
+        if ancestors:  # which of an ancestor's models is taken, and whether a weak one may teach, is nothing to the others
+            keys += ["primary", "allow_weak_teacher"]
         return {
             "method": method,
             "task": task,
             "seed": seed,
             "spec": spec,
             "budget": {**self.budget(task), "evaluate_every": self.evaluate_every(task)},
-            "ancestors": self.ancestors(method, task, seed),
+            "ancestors": ancestors,
             "code": digest("methods/core", "methods/kernel", f"methods/{spec['family']}.py"),
             **{key: self.config[key] for key in keys},
         }

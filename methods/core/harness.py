@@ -173,7 +173,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
             }
     if accelerator.is_main_process:
         digests["predictions.npz"] = _write_npz(out / "predictions.npz", kept)
-        record |= {"status": "ok", "scores": scores, "size": sizes[ask["primary"]], "files": digests}
+        record |= {"status": "ok", "scores": scores, "size": sizes, "files": digests}
         _write_machine(out, started, trained, state.step, checkpoints.resumed)
         files.write_json(out / "run.json", {**record, "identity": identity})
         checkpoints.clear()
