@@ -16,6 +16,7 @@ from transformers.models.bert.modeling_bert import (
 
 from methods.core.files import read_sealed, sha256_file, write_sealed
 from methods.errors import UserError
+from methods.kernel.layers import Dropout
 
 HEADS = ("classifier.", "qa_outputs.")  # parameters that belong to the task and to no pretrained model
 
@@ -104,13 +105,15 @@ def wordpiece(vocabulary: list[str]) -> str:
 
 
 def bert(config: BertConfig, kind: str, labels: int) -> nn.Module:
-    """A stock BERT for a kind of task, freshly initialised from torch's random state."""
-    if kind == "span":
-        return BertForQuestionAnswering(config)
-    if kind == "words":
-        return BertForMaskedLM(config)
-    config.num_labels = max(labels, 1)
-    return BertForSequenceClassification(config)
+    """A stock BERT for a kind of task, freshly initialised from torch's random state; only its dropout is cheaper."""
+    if kind not in ("span", "words"):
+        config.num_labels = max(labels, 1)
+    model = {"span": BertForQuestionAnswering, "words": BertForMaskedLM}.get(kind, BertForSequenceClassification)(config)
+    for parent in list(model.modules()):
+        for name, module in parent.named_children():
+            if type(module) is nn.Dropout:
+                setattr(parent, name, Dropout(module.p))
+    return model
 
 
 def from_base(base: Base, kind: str, labels: int, seed: int) -> nn.Module:

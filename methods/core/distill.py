@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.core.bert import logits
+from methods.kernel.fusing import fused
 
 
 def labels(student, teacher, batch: dict[str, Tensor]) -> Tensor:
@@ -58,7 +59,7 @@ def hidden(student, teacher, batch: dict[str, Tensor]) -> Tensor:
     """Squared error of the embedding output and of every layer's, averaged over real tokens, summed over layers."""
     mask = batch["attention_mask"].unsqueeze(2)  # (B, S, 1)
     ours, theirs = _layers(student, teacher, "hidden_states")
-    total = sum(((a.float() - b.float()) ** 2 * mask).sum((1, 2)) for a, b in zip(ours, theirs, strict=True))
+    total = sum(_distance(a, b, mask) for a, b in zip(ours, theirs, strict=True))
     return total / (mask.sum((1, 2)) * ours[0].shape[2])
 
 
@@ -73,7 +74,7 @@ def attention(student, teacher, batch: dict[str, Tensor]) -> Tensor:
     mask = batch["attention_mask"].float()
     pairs = (mask[:, :, None] * mask[:, None, :]).unsqueeze(1)  # (B, 1, S, S)
     ours, theirs = _layers(student, teacher, "attentions")
-    total = sum((((a.float() - b.float()) * pairs) ** 2).sum((1, 2, 3)) for a, b in zip(ours, theirs, strict=True))
+    total = sum(_distance(a, b, pairs) for a, b in zip(ours, theirs, strict=True))
     return total / (pairs.sum((1, 2, 3)) * ours[0].shape[1])
 
 
@@ -82,6 +83,12 @@ def attention_padded(student, teacher, batch: dict[str, Tensor]) -> Tensor:
     unmasked = batch["attention_mask"][:, None, None, :] != 0  # (B, 1, 1, S)
     pairs = zip(*_layers(student, teacher, "attentions"), strict=True)
     return sum((torch.where(unmasked, a.float() - b.float(), 0.0) ** 2).mean((1, 2, 3)) for a, b in pairs)
+
+
+@fused
+def _distance(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """Each example's squared distance where `mask` is 1, summed; (B, ...) -> (B,)."""
+    return torch.where(mask > 0, a.float() - b.float(), 0.0).square().flatten(1).sum(1)
 
 
 def _layers(student, teacher, what: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

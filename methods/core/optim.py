@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from methods.kernel.fusing import fused
+
 UNDECAYED = ("bias", "LayerNorm.weight")  # as in BERT's own training code
 
 
@@ -29,34 +31,26 @@ class BertAdam(Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
-            params = [param for param in group["params"] if param.grad is not None]
-            if not params:
-                continue
-            for param in params:
-                if not self.state[param]:
-                    self.state[param] = {
-                        "exp_avg": torch.zeros_like(param),
-                        "exp_avg_sq": torch.zeros_like(param),
-                    }
-            grads = [param.grad for param in params]
-            first = [self.state[param]["exp_avg"] for param in params]
-            second = [self.state[param]["exp_avg_sq"] for param in params]
-            norms = torch._foreach_norm(grads)
-            grads = torch._foreach_mul(grads, [_shrink(norm, group["max_norm"]) for norm in norms])
-            beta1, beta2 = group["betas"]
-            torch._foreach_lerp_(first, grads, 1 - beta1)
-            torch._foreach_mul_(second, beta2)
-            torch._foreach_addcmul_(second, grads, grads, 1 - beta2)
-            scale = torch._foreach_sqrt(second)
-            torch._foreach_add_(scale, group["eps"])
-            update = torch._foreach_div(first, scale)
-            if group["weight_decay"]:
-                torch._foreach_add_(update, params, alpha=group["weight_decay"])
-            torch._foreach_add_(params, update, alpha=-group["lr"])
+            constants = (*group["betas"], group["eps"], group["weight_decay"], group["max_norm"])
+            for param in group["params"]:
+                if param.grad is None:
+                    continue
+                state = self.state[param]
+                if not state:
+                    state |= {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
+                rate = torch.tensor(
+                    group["lr"], device=param.device
+                )  # a number would be compiled in, and changes every step
+                _bertadam(param, param.grad, state["exp_avg"], state["exp_avg_sq"], rate, *constants)
 
 
-def _shrink(norm: torch.Tensor, max_norm: float) -> torch.Tensor:
-    return torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # clip_grad_norm_'s own guard against a zero norm
+@fused
+def _bertadam(param, grad, first, second, rate, beta1, beta2, eps, weight_decay, max_norm) -> None:
+    """One tensor's update, in place."""
+    grad = grad * (max_norm / (grad.norm() + 1e-6)).clamp(max=1.0)  # with clip_grad_norm_'s own guard against a zero norm
+    first.lerp_(grad, 1 - beta1)
+    second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    param.sub_((first / (second.sqrt() + eps) + weight_decay * param) * rate)
 
 
 def build(model: nn.Module, stage) -> Optimizer:

@@ -10,7 +10,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from methods.kernel import layers, quantizers
-from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, QuantLinear
+from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, QuantLinear, product_dtype
 
 WEIGHT_SPECS = ("weights", "embeddings", "positions")  # options of `quantize` that a loaded model has no use for
 SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
@@ -134,7 +134,7 @@ AttentionMaskInterface.register(SCORES, eager_mask)  # without it padding is sil
 
 
 def _quantize_input(module: nn.Module, inputs: tuple) -> tuple:
-    return (module.input_quantizer(inputs[0]), *inputs[1:])
+    return (module.input_quantizer(inputs[0], dtype=product_dtype(inputs[0])), *inputs[1:])
 
 
 def _tag(quantizer: quantizers.Quantizer, role: str) -> None:

@@ -16,6 +16,8 @@ def switch(on: bool) -> None:
     """Compile the chains of this process from now on, or stop doing so."""
     global _on
     _on = on
+    if on:  # all chains of one kind share their code, which torch would otherwise stop specialising after eight variants
+        torch._dynamo.config.recompile_limit = 256
 
 
 def fused(chain: Callable) -> Callable:
@@ -27,7 +29,7 @@ def fused(chain: Callable) -> Callable:
         nonlocal compiled
         if not _on:
             return chain(*arguments)
-        compiled = compiled or torch.compile(chain, dynamic=True)
+        compiled = compiled or torch.compile(chain, dynamic=True, fullgraph=True)
         return compiled(*arguments)
 
     return call

@@ -33,9 +33,9 @@ def _decode_(grid: Grid) -> Tensor:
 
 
 def _chain(make: Callable[..., Grid]) -> Callable[..., Grid]:
-    """A way to make a grid; its `values` goes on to the values in the same pass over memory."""
+    """A way to make a grid; its `values(x, dtype, ...)` goes on to the values, in the same pass over memory."""
     call = fused(make)
-    call.values = fused(lambda *arguments: _decode_(make(*arguments)))
+    call.values = fused(lambda x, dtype, *arguments: _decode_(make(x.float(), *arguments)).to(dtype))
     return call
 
 

@@ -36,13 +36,16 @@ class Quantizer(nn.Module):
         return make(*arguments)
 
     @torch.no_grad()
-    def values(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        """`decode(encode(x))`, in one pass; statistics are taken in fp32 whatever the precision of training is."""
-        make, *arguments = self.chain(x.float(), index)
-        return make.values(*arguments)
+    def values(self, x: Tensor, index: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """`decode(encode(x))`, in one pass; statistics are taken in fp32 whatever the precision of training is.
 
-    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
-        return self.differentiable(x, self.values(x, index))
+        The values come in `x`'s precision, or in `dtype`, that of the product they go into, which saves casting them there.
+        """
+        make, x, *arguments = self.chain(x, index)
+        return make.values(x, dtype or x.dtype, *arguments)
+
+    def forward(self, x: Tensor, index: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        return self.differentiable(x, self.values(x, index, dtype))
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
         """`values` as a function of `x` and of learned parameters; by default the identity's gradient (STE)."""
@@ -157,7 +160,7 @@ class Interval(Quantizer):
         self.low, self.high = _learned(-bound), _learned(bound)
 
     def chain(self, x: Tensor, index: Tensor | None) -> tuple:
-        clipped = torch.maximum(torch.minimum(x, self.high), self.low)
+        clipped = torch.maximum(torch.minimum(x.float(), self.high), self.low)
         return (grids.symmetric, clipped, self.bits, False) if self.symmetric else (grids.asymmetric, clipped, self.bits)
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
@@ -319,7 +322,7 @@ class _Interval(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor):
         x, low, high = ctx.saved_tensors
-        below, above = x <= low, x >= high
+        below, above = x.float() <= low, x.float() >= high
         inside = gradient * ~(below | above)
         return inside, (gradient * below).sum().to(low.dtype), (gradient * above).sum().to(high.dtype), None
 
@@ -329,11 +332,11 @@ def _stepped_gradients(
     gradient: Tensor, x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_levels: bool, masked: bool
 ):
     """Gradients to the input and to the scale (Esser et al. 2020, equations 3 and 5, divided by `parts`)."""
-    scaled = x / scale * parts
+    scaled = x.float() / scale * parts
     inside = (scaled >= low) & (scaled <= high)
     cut = scaled.clamp(low, high)
     level = torch.where(scaled >= 0, 1.0, -1.0) if two_levels else cut.round()
-    to_scale = (gradient * torch.where(inside, level - scaled, cut)).sum() / parts
+    to_scale = (gradient.float() * torch.where(inside, level - scaled, cut)).sum() / parts
     return (gradient * inside if masked else gradient), to_scale
 
 
