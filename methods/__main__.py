@@ -20,6 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever was reading has seen enough; nor may Python complain when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if (line := explain(error)) is None:
             raise
@@ -28,24 +31,43 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+PREDICT = (
+    "Ask a model file. Texts stand in the order of the task's columns; for SQuAD the question comes first, then the "
+    "passage. Without a text, every line of stdin is a JSON object with the columns' own names or with text and pair, "
+    "and every answer a line of JSON, in the same order. Texts are cut as in training. Models whose activation ranges "
+    "come from the batch (min-max) answer slightly differently in other batches; --batch 1 answers each line alone."
+)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 upwards")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m methods", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(function, name: str, help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help)
+    def command(function, name: str, help: str, description: str | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=description or help)
         sub.set_defaults(command=function)
+        return sub
+
+    def step(function, name: str, help: str) -> argparse.ArgumentParser:
+        """A command of the workflow, with its configuration or an ask."""
+        sub = command(function, name, help)
         sub.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
         sub.add_argument("--ask", type=json.loads, help="the whole ask as JSON instead (what the workflow passes)")
         return sub
 
-    sub = command(base, "base", "make the base model file")
+    sub = step(base, "base", "make the base model file")
     sub.add_argument("--out", type=Path)
-    sub = command(data, "data", "make a task's tokenised data file")
+    sub = step(data, "data", "make a task's tokenised data file")
     sub.add_argument("task", nargs="?")
     sub.add_argument("--base", type=Path)
     sub.add_argument("--out", type=Path)
-    sub = command(run, "run", "train, save, load back and score one method on one task with one seed")
+    sub = step(run, "run", "train, save, load back and score one method on one task with one seed")
     sub.add_argument("method", nargs="?")
     sub.add_argument("task", nargs="?")
     sub.add_argument("--seed", type=int, default=1)
@@ -60,7 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(score, "score", "score a run's stored predictions again, through evaluate, and compare")
     sub.add_argument("folder", type=Path, help="folder of the run")
     sub.add_argument("--data", type=Path, required=True)
-    command(prefetch, "prefetch", "copy the preset's hub repositories into the mirror")
+    step(prefetch, "prefetch", "copy the preset's hub repositories into the mirror")
+    sub = command(inspect, "inspect", "print what a model file says of itself: origin, size by group, packed matrices")
+    sub.add_argument("model", type=Path, help="a run's last.safetensors or best.safetensors")
+    sub.add_argument("--layers", action="store_true", help="also each packed matrix with its bits and its step")
+    sub.add_argument("--json", action="store_true", help="everything as JSON")
+    sub = command(predict, "predict", "ask a model file about a text or a pair of texts", PREDICT)
+    sub.add_argument("model", type=Path, help="a run's last.safetensors or best.safetensors")
+    sub.add_argument("text", nargs="*", help="a sentence, and its pair where the task has pairs (SQuAD: question, passage)")
+    sub.add_argument("--base", type=Path, help="the base model file that holds the model's tokenizer")
+    sub.add_argument("--batch", type=_positive, default=64, help="lines of stdin answered together (default: %(default)s)")
     return parser
 
 
@@ -75,7 +106,6 @@ def base(arguments) -> None:
 def data(arguments) -> None:
     catalogue = None if arguments.ask else _catalogue(arguments, task=arguments.task)
     ask = arguments.ask or catalogue.ask_data(arguments.task)
-    from methods.core.files import read_sealed
     from methods.tasks import demo, encode, hub
 
     if ask["source"]["source"] == "generated":
@@ -83,7 +113,7 @@ def data(arguments) -> None:
         splits = {split: {name: [row[name] for row in rows] for name in rows[0]} for split, rows in generated.items()}
     else:
         splits = hub.rows(ask["entry"], ask["source"]["mirror"])
-    tokenizer = read_sealed(arguments.base or _work(catalogue) / "base.safetensors")[0]["tokenizer"].tobytes().decode()
+    tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / "base.safetensors")
     encode.write_task(arguments.out or _work(catalogue) / f"data/{ask['task']}.safetensors", ask, tokenizer, splits)
 
 
@@ -140,6 +170,26 @@ def prefetch(arguments) -> None:
     }
     for folder in hub.prefetch(ask["repositories"], ask["mirror"]):
         print(f"copied to {folder}")
+
+
+def inspect(arguments) -> None:
+    from methods.use import inspection
+
+    found = inspection.facts(arguments.model)
+    print(json.dumps(found, indent=1, ensure_ascii=False) if arguments.json else inspection.page(found, arguments.layers))
+
+
+def predict(arguments) -> None:
+    if not arguments.text and sys.stdin.isatty():
+        raise UserError("no text was given: write it behind the model file, or pipe lines of JSON in.")
+    from methods.use import prediction
+
+    predictor = prediction.Predictor(arguments.model, arguments.base)
+    if arguments.text:
+        print(prediction.page(*predictor([predictor.texts(arguments.text)])))
+        return
+    for line in predictor.lines(sys.stdin.buffer, arguments.batch):
+        print(line, flush=True)
 
 
 def _catalogue(arguments, method: str | None = None, task: str | None = None):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.core.answers import Answer, Example, Windows, decode
+from methods.core.answers import Answer, Example, Windows, decode, log_mass
 
 OUTSIDE = (-1, -1)
 
@@ -101,6 +101,16 @@ def test_scores_of_a_diverged_model_are_finite(bad):
         assert np.isfinite(np.float32(answer.null_difference))  # as it is stored
 
 
+def test_the_mass_of_all_spans_by_hand():
+    start, end = np.array([[50.0, 1.0, 2.0, 50.0]]), np.array([[50.0, 3.0, 4.0, 50.0]])
+    windows, examples = Windows([0], np.array([[OUTSIDE, (0, 1), (2, 3), OUTSIDE]])), [Example("q", "a b")]
+    assert log_mass(start, end, windows, examples)["q"] == pytest.approx(np.log(np.exp([4.0, 5.0, 6.0]).sum()))
+    one_token = log_mass(start, end, windows, examples, max_answer_tokens=1)["q"]
+    assert one_token == pytest.approx(np.log(np.exp([4.0, 6.0]).sum()))
+    nowhere = Windows([0], np.array([[OUTSIDE] * 4]))
+    assert log_mass(start, end, nowhere, examples)["q"] == -np.inf
+
+
 def test_mistakes_are_errors():
     window = np.array([[OUTSIDE, (0, 1)]])
     two = np.zeros((1, 2))
@@ -144,6 +154,17 @@ def slow_decode(start, end, windows, examples, n_best, max_answer_tokens, null_t
     return answers
 
 
+def slow_log_mass(start, end, windows, examples, max_answer_tokens) -> dict[str, float]:
+    sums = {key: 0.0 for key, _ in examples}
+    for window, (owner, offsets) in enumerate(zip(*windows, strict=True)):
+        inside = [token for token, (begin, _) in enumerate(offsets) if begin >= 0]
+        for first in inside:
+            for last in inside:
+                if 1 <= last - first + 1 <= max_answer_tokens:
+                    sums[examples[owner].id] += np.exp(float(start[window][first]) + float(end[window][last]))
+    return {key: np.log(total) if total else -np.inf for key, total in sums.items()}
+
+
 def random_case(seed: int):
     """Windows of several lengths in mixed order; coarse logits in every second case, so that ties abound."""
     rng = np.random.default_rng(seed)
@@ -181,6 +202,16 @@ def test_decode_equals_its_slow_twin(seed, n_best, max_answer_tokens, null_thres
     assert decode(start, end, windows, examples, **options) == expected
     rectangular = Windows(windows.example, padded(windows.offsets, fill=-1))
     assert decode(padded(start, 99.0), padded(end, 99.0), rectangular, examples, **options) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**9), st.sampled_from([1, 2, 5, 30]))
+def test_the_mass_equals_its_slow_twin_and_no_answer_outweighs_it(seed, max_answer_tokens):
+    case = random_case(seed)
+    mass = log_mass(*case, max_answer_tokens=max_answer_tokens)
+    assert mass == pytest.approx(slow_log_mass(*case, max_answer_tokens))
+    for key, answer in decode(*case, max_answer_tokens=max_answer_tokens).items():
+        assert not answer.text or answer.score <= mass[key] + 1e-9
 
 
 def test_a_whole_dev_set_decodes_in_seconds():

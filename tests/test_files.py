@@ -42,6 +42,21 @@ def test_a_flipped_byte_of_a_tensor_is_found_by_the_tensors_name(tmp_path):
         files.read_sealed(path)
 
 
+def test_only_what_is_asked_for_is_read_and_the_header_is_checked_all_the_same(tmp_path):
+    path = tmp_path / "a.safetensors"
+    files.write_sealed(path, ARRAYS, {"a": 1})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # the last byte of `codes`
+    path.write_bytes(content)
+    arrays, meta = files.read_sealed(path, names=("weight", "absent"))
+    assert (list(arrays), meta) == (["weight"], {"a": 1})
+    with pytest.raises(UserError, match="tensor 'codes'"):
+        files.read_sealed(path, names=("codes",))
+    path.write_bytes(bytes(content).replace(b'\\"a\\":1', b'\\"a\\":2'))
+    with pytest.raises(UserError, match="does not match its seal"):
+        files.read_sealed(path, names=())
+
+
 def test_a_truncated_file_is_found(tmp_path):
     path = tmp_path / "a.safetensors"
     files.write_sealed(path, ARRAYS, {})

@@ -298,6 +298,22 @@ def test_squad2_by_hand():
     )
 
 
+def test_scores_of_single_questions_by_hand_and_their_means():
+    references = {"fact": ["red house"], "half": ["a red house"], "none": [], "tempted": []}
+    predictions = {"tempted": "a hill", "none": "a hill", "half": "red", "fact": "the red house"}  # in any order
+    null_scores = {"fact": -3.0, "half": -1.0, "none": 2.0, "tempted": -2.0}
+    each = scores.squad2_questions(predictions, references, null_scores)
+    assert each["f1"].tolist() == pytest.approx([1, 2 / 3, 1, 0])
+    assert each["exact"].tolist() == [1, 0, 1, 0]
+    assert scores.squad2_questions(predictions, references, null_scores, -2.5)["f1"].tolist() == [1, 0, 1, 1]
+    for seed in range(20):
+        predictions, references, null_scores = random_squad(seed, least_golds=1)
+        pairs = [(scores.squad, scores.squad_questions, ()), (scores.squad2, scores.squad2_questions, (null_scores,))]
+        for whole, each, rest in pairs:
+            means, questions = whole(predictions, references, *rest), each(predictions, references, *rest)
+            assert all(means[name] == pytest.approx(100 * values.mean()) for name, values in questions.items())
+
+
 def test_squad2_empties_strictly_above_the_threshold():
     def exact(threshold: float, golds: list[str]) -> float:
         return scores.squad2({"q": "yes"}, {"q": golds}, {"q": 1.5}, threshold)["exact"]

@@ -221,9 +221,10 @@ def test_snakefiles_and_report_import_no_torch_and_no_methods():
         assert "import torch" not in source, path
         assert "import methods" not in source, path
         assert "from methods" not in source, path
+    outside = ("methods.tasks", "methods.use", "methods.fp32", "report", "workflow", "snakemake")
     for path in (ROOT / "methods/core").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
-                assert not name.startswith(("methods.tasks", "methods.fp32", "report", "workflow", "snakemake")), path
+                assert not name.startswith(outside), path

@@ -79,6 +79,30 @@ def decode(
     return answers
 
 
+def log_mass(
+    start: Sequence[np.ndarray] | np.ndarray,
+    end: Sequence[np.ndarray] | np.ndarray,
+    windows: Windows,
+    examples: Iterable[Example],
+    *,
+    max_answer_tokens: int = 30,
+) -> dict[str, float]:
+    """The log of the sum of exp(score) over every span that an example's windows allow; -inf where there is none.
+
+    The difference between an answer's score and this is the log of the answer's probability among all spans.
+    """
+    offsets = _rectangle(windows.offsets, fill=-1, dtype=np.int64)
+    allowed = _in_context(offsets)
+    start, end = (np.where(allowed, _logits(values, offsets), -np.inf) for values in (start, end))  # (W, S)
+    mass = np.full(len(start), -np.inf)  # (W,)
+    for longer in range(min(max_answer_tokens, start.shape[1])):
+        spans = start[:, : start.shape[1] - longer] + end[:, longer:]
+        mass = np.logaddexp(mass, np.logaddexp.reduce(spans, axis=1))
+    return {
+        key: float(np.logaddexp.reduce(mass[members])) for (key, _), members in _members(windows.example, list(examples))
+    }
+
+
 def _best_spans(start, end, allowed, n_best: int, max_tokens: int) -> tuple[np.ndarray, ...]:
     """Each window's best span: its score (-inf if there is none), first token and last token."""
     start, end = (np.where(allowed, logits, -np.inf) for logits in (start, end))

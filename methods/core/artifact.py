@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
@@ -15,6 +16,7 @@ from methods.errors import UserError
 from methods.kernel import packing
 from methods.kernel.layers import Quantized
 
+FORMAT = 3  # of the description in a file's header
 # Group of a parameter by a part of its name; the first that fits. The papers count sizes by these groups.
 GROUPS = {
     "word_embeddings": "word embedding",
@@ -56,12 +58,24 @@ def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str
     arrays |= {name: tensor.detach().cpu().numpy() for name, tensor in _plain(model).items()}
     architecture = known(model.config.to_dict())
     structure = {"config": architecture, "edits": edits(model), "packed": packed}
-    return write_sealed(path, arrays, {"format": 2, "status": "ok", **structure, **meta})
+    return write_sealed(path, arrays, {"format": FORMAT, "status": "ok", **structure, **meta})
 
 
 def save_diverged(path: Path, meta: dict) -> str:
     """A run that diverged has no model; its file says so, so that descendants can be told."""
-    return write_sealed(path, {}, {"format": 2, "status": "diverged", **meta})
+    return write_sealed(path, {}, {"format": FORMAT, "status": "diverged", **meta})
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """What a model file holds, packed as it is, and its meta; one line for a file that holds no model."""
+    arrays, meta = read_sealed(path)
+    if "status" not in meta:
+        raise UserError(f"{path} is no model file: name the last.safetensors or best.safetensors of a run.")
+    if meta["format"] != FORMAT:
+        raise UserError(f"{path} was written by another version of this project: make it again with this one.")
+    if meta["status"] != "ok":
+        raise UserError(f"{path} holds no model, because its run diverged: {meta['reason']}.")
+    return arrays, meta
 
 
 def load(path: Path) -> tuple[nn.Module, dict]:
@@ -69,9 +83,7 @@ def load(path: Path) -> tuple[nn.Module, dict]:
 
     Its weights lie on their grids already, so they need no quantizer; those of the activations are in place.
     """
-    arrays, meta = read_sealed(path)
-    if meta.get("status") != "ok":
-        raise UserError(f"{path} holds no model: its run diverged.")
+    arrays, meta = read(path)
     with no_init_weights():
         model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
     for step in meta["edits"]:
@@ -128,7 +140,7 @@ def size(path: Path) -> dict:
     that is stored and the file's description of itself, from shapes and bits alone; `file_bytes` is what lies on the
     disk. `fp32_bytes` is the paper's size of the same model in full precision, to form ratios with.
     """
-    arrays, meta = read_sealed(path)
+    arrays, meta = read(path)
     packed = meta["packed"]
     stored = {name: array for name, array in arrays.items() if not name.endswith((".codes", ".step"))}
     groups = {"description": {"parameters": 0, "bytes": _header_bytes(path)}}

@@ -167,7 +167,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         predictions = predict(model.to(accelerator.device), exact=True)
         scores[protocol] = {"step": step, "metrics": scoring.score(task, predictions)}
         sizes[protocol] = artifact.size(path)
-        for split, arrays in predictions.items():
+        for split, arrays in scoring.kept(task, predictions).items():
             kept |= {
                 f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v for key, v in arrays.items()
             }
@@ -258,8 +258,8 @@ def _write_diverged(out: Path, record: dict, identity: str, status: str, reason:
 
 def _artefact_meta(ask: dict, task, base, base_sha: str, protocol: str, step: int) -> dict:
     tokenizer = {"sha256": task.meta["tokenizer"], "base": base_sha, "id": base.source.get("id")}
-    asked = {key: ask[key] for key in ("method", "task", "seed", "preset", "spec", "code")}
-    shape = {key: task.meta[key] for key in ("kind", "labels", "max_length", "span")}
+    asked = {key: ask[key] for key in ("method", "task", "seed", "preset", "spec", "padding", "code")}
+    shape = {key: task.meta[key] for key in ("kind", "columns", "labels", "max_length", "span")}
     return {**asked, **shape, "tokenizer": tokenizer, "protocol": protocol, "step": step}
 
 

@@ -155,12 +155,16 @@ def overlap(prediction: str, gold: str) -> tuple[float, float]:
 
 def squad(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """SQuAD v1.1: each answer counts with its best gold."""
+    return {name: _percent(values.mean()) for name, values in squad_questions(predictions, references).items()}
+
+
+def squad_questions(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """F1 and exact match of each question, as fractions in the order of `references`: `squad` gives their means."""
     _check_ids(references, predictions=predictions)
     for key, golds in references.items():
         if not golds:
             raise ValueError(f"question {key!r} has no gold answer: such questions belong to squad2")
-    word_f1, exact = _best_over_golds(predictions, references)
-    return {"f1": _percent(word_f1.mean()), "exact": _percent(exact.mean())}
+    return _best_over_golds(predictions, references)
 
 
 def squad2(
@@ -180,15 +184,7 @@ def squad2(
 
     `hasans_*` and `noans_*` average over the questions with and without an answer (0.0 if there are none).
     """
-    _check_ids(references, predictions=predictions, null_scores=null_scores)
-    answerable = np.array([len(golds) > 0 for golds in references.values()])
-    differences = np.array([null_scores[key] for key in references], dtype=np.float64)
-    if not _usable(differences):
-        first = list(references)[np.isfinite(differences).argmin()]
-        raise ValueError(f"the null score of question {first!r} is not finite")
-    # A gold of punctuation only would reward silence: it does not count, unless there is no other.
-    golds = {key: [gold for gold in golds if normalise(gold)] or [""] for key, golds in references.items()}
-    kept = dict(zip(("f1", "exact"), _best_over_golds(predictions, golds), strict=True))
+    answerable, differences, kept = _squad2(predictions, references, null_scores)
 
     def score(name: str, limit: float, among: np.ndarray) -> float:
         values = np.where(differences > limit, ~answerable, kept[name])[among]
@@ -201,6 +197,30 @@ def squad2(
         best = _best_threshold(differences, gains=kept[name] - ~answerable)
         result |= {f"best_{name}": score(name, best, everyone), f"best_{name}_threshold": best}
     return result
+
+
+def squad2_questions(
+    predictions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    null_scores: Mapping[str, float],
+    threshold: float = 0.0,
+) -> dict[str, np.ndarray]:
+    """F1 and exact match of each question, as fractions in the order of `references`: `squad2` gives their means."""
+    answerable, differences, kept = _squad2(predictions, references, null_scores)
+    return {name: np.where(differences > threshold, ~answerable, values) for name, values in kept.items()}
+
+
+def _squad2(predictions: Mapping, references: Mapping, null_scores: Mapping) -> tuple:
+    """Of each question: whether it has an answer, its null difference, and its scores if its answer is kept."""
+    _check_ids(references, predictions=predictions, null_scores=null_scores)
+    answerable = np.array([len(golds) > 0 for golds in references.values()])
+    differences = np.array([null_scores[key] for key in references], dtype=np.float64)
+    if not _usable(differences):
+        first = list(references)[np.isfinite(differences).argmin()]
+        raise ValueError(f"the null score of question {first!r} is not finite")
+    # A gold of punctuation only would reward silence: it does not count, unless there is no other.
+    golds = {key: [gold for gold in golds if normalise(gold)] or [""] for key, golds in references.items()}
+    return answerable, differences, _best_over_golds(predictions, golds)
 
 
 METRICS = {"classification": classification, "regression": regression, "squad": squad, "squad2": squad2}
@@ -217,11 +237,11 @@ def _best_threshold(differences: np.ndarray, gains: np.ndarray) -> float:
     return float(np.append(nothing_kept, limits[last_of_equals])[totals.argmax()])
 
 
-def _best_over_golds(predictions: Mapping, golds: Mapping) -> tuple[np.ndarray, np.ndarray]:
+def _best_over_golds(predictions: Mapping, golds: Mapping) -> dict[str, np.ndarray]:
     """F1 and exact match of each question, in the order of `golds`."""
     pairs = [[overlap(predictions[key], text) for text in texts] for key, texts in golds.items()]
     word_f1, exact = np.array([np.max(of_question, axis=0) for of_question in pairs]).T
-    return word_f1, exact
+    return {"f1": word_f1, "exact": exact}
 
 
 def _check_ids(references: Mapping, **answers: Mapping) -> None:

@@ -50,30 +50,50 @@ def references(task: TaskData) -> dict[str, np.ndarray]:
     return {f"labels.{name}": split.targets["labels"] for name, split in task.dev.items() if "labels" in split.targets}
 
 
+def kept(task: TaskData, found: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """Predictions as they are stored: each answer to a question with its scores, so that nobody needs the golds later."""
+    if task.meta["kind"] != "span":
+        return found
+    scored = {}
+    for name, split in task.dev.items():
+        score_each = scores.squad2_questions if _may_be_silent(task.meta) else scores.squad_questions
+        questions = score_each(*_questions(task.meta, split, found[name]))
+        scored[name] = found[name] | {metric: values.astype(np.float32) for metric, values in questions.items()}
+    return scored
+
+
 def _score(meta: dict, split: Split, found: dict[str, np.ndarray], names: list[str]) -> dict[str, float]:
     if meta["kind"] == "classification":
         return scores.classification(names, found["values"].argmax(1), split.targets["labels"])
     if meta["kind"] == "regression":
         return scores.regression(names, found["values"], split.targets["labels"])
+    return (scores.squad2 if _may_be_silent(meta) else scores.squad)(*_questions(meta, split, found))
+
+
+def _may_be_silent(meta: dict) -> bool:
+    return meta["span"]["null_threshold"] is not None
+
+
+def _questions(meta: dict, split: Split, found: dict[str, np.ndarray]) -> tuple:
+    """Answers and golds by question; where there may be no answer, also null differences and their threshold."""
     golds = {key: texts for key, _, texts in split.texts["examples"]}
-    texts = dict(zip(found["ids"].tolist(), found["values"].tolist(), strict=True))
-    if meta["span"]["null_threshold"] is None:
-        return scores.squad(texts, golds)
-    differences = dict(zip(found["ids"].tolist(), found["null"].tolist(), strict=True))
-    return scores.squad2(texts, golds, differences, meta["span"]["null_threshold"])
+    texts, differences = (dict(zip(found["ids"].tolist(), found[key].tolist(), strict=True)) for key in ("values", "null"))
+    return (texts, golds, differences, meta["span"]["null_threshold"]) if _may_be_silent(meta) else (texts, golds)
+
+
+def span_logits(split: Split, outputs: list[np.ndarray]) -> tuple:
+    """Start logits, end logits, windows and examples: what the functions of `answers` ask for."""
+    contexts, examples = split.texts["contexts"], split.texts["examples"]
+    return (
+        [output[0] for output in outputs],
+        [output[1] for output in outputs],
+        answers.Windows(split.example, [split.chars[split.tokens(row)] for row in range(len(split))]),
+        [answers.Example(key, contexts[number]) for key, number, _ in examples],
+    )
 
 
 def _answers(split: Split, outputs: list[np.ndarray], span: dict) -> dict[str, np.ndarray]:
-    contexts, examples = split.texts["contexts"], split.texts["examples"]
-    offsets = [split.chars[split.tokens(row)] for row in range(len(split))]
-    decoded = answers.decode(
-        [output[0] for output in outputs],
-        [output[1] for output in outputs],
-        answers.Windows(split.example, offsets),
-        [answers.Example(key, contexts[number]) for key, number, _ in examples],
-        n_best=span["n_best"],
-        max_answer_tokens=span["max_answer"],
-    )
+    decoded = answers.decode(*span_logits(split, outputs), n_best=span["n_best"], max_answer_tokens=span["max_answer"])
     return {
         "ids": np.array(list(decoded)),
         "values": np.array([answer.text for answer in decoded.values()]),

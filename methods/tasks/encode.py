@@ -1,10 +1,12 @@
 """Text to task file: tokenisation, segments, truncation, and SQuAD's sliding windows."""
 
+from pathlib import Path
+
 import numpy as np
 from tokenizers import Tokenizer
 
 from methods.core.data import Split, flatten, pack
-from methods.core.files import sha256, write_sealed
+from methods.core.files import read_sealed, sha256, write_sealed
 from methods.errors import UserError
 from methods.tasks import hub
 
@@ -27,9 +29,7 @@ def write_task(path, ask: dict, tokenizer_json: str, splits: dict[str, dict[str,
         splits = {**splits, "train": _subset(splits["train"], ask["train_rows"])}
         counts["train"] = ask["train_rows"]
     tokenizer = Tokenizer.from_str(tokenizer_json)
-    tokenizer.no_padding()
-    encode = _windows if entry["kind"] == "span" else _sentences
-    encoded = {name: encode(columns, entry, ask["max_length"], tokenizer, name) for name, columns in splits.items()}
+    encoded = {name: tokenise(columns, entry, ask["max_length"], tokenizer, name) for name, columns in splits.items()}
     data = {
         "source": ask["source"]["source"],
         "dataset": "generated demo data" if generated else entry["dataset"],
@@ -53,6 +53,20 @@ def write_task(path, ask: dict, tokenizer_json: str, splits: dict[str, dict[str,
     write_sealed(path, arrays, meta)
 
 
+def tokenise(columns: dict[str, list], entry: dict, max_length: int, tokenizer: Tokenizer, split: str) -> Split:
+    """Rows of text as a model sees them, in training, in scoring and when a person asks it."""
+    tokenizer.no_padding()
+    return (_windows if entry["kind"] == "span" else _sentences)(columns, entry, max_length, tokenizer, split)
+
+
+def read_tokenizer(path: Path) -> str:
+    """The tokenizer of a base model file, as JSON, without reading the model."""
+    arrays, _ = read_sealed(path, names=("tokenizer",))
+    if "tokenizer" not in arrays:
+        raise UserError(f"{path} is no base model file: name the base.safetensors of a preset.")
+    return arrays["tokenizer"].tobytes().decode()
+
+
 def _subset(columns: dict[str, list], count: int) -> dict[str, list]:
     """The first `count` rows of one fixed random order: a fair sample, the same for every method and seed."""
     order = np.random.default_rng(0).permutation(len(next(iter(columns.values()))))[:count]
@@ -65,8 +79,8 @@ def _sentences(columns, entry, max_length: int, tokenizer: Tokenizer, split: str
     texts = [columns[name] for name in entry["columns"]]
     encodings = tokenizer.encode_batch(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
     first = [encoding.type_ids.index(1) if 1 in encoding.type_ids else len(encoding.ids) for encoding in encodings]
-    labels = np.asarray(columns["label"], LABELS[entry["kind"]])
-    return pack([encoding.ids for encoding in encodings], first, targets={"labels": labels})
+    targets = {"labels": np.asarray(columns["label"], LABELS[entry["kind"]])} if "label" in columns else {}
+    return pack([encoding.ids for encoding in encodings], first, targets=targets)
 
 
 def _windows(columns, entry, max_length: int, tokenizer: Tokenizer, split: str) -> Split:

@@ -1,0 +1,105 @@
+"""What a model file says of itself: where it comes from, how large it is and why, and on which grids its weights lie."""
+
+from pathlib import Path
+from textwrap import wrap
+
+from methods.core import artifact
+
+WIDTH = 80
+INDENT = 12
+SIZES = {"paper_bytes": "paper", "counted_bytes": "counted", "file_bytes": "on disk", "fp32_bytes": "full precision"}
+MIB = 2**20
+
+
+def facts(path: Path) -> dict:
+    """Everything, for machines: the description in the header, the sizes, and each packed matrix by its name."""
+    arrays, meta = artifact.read(path)
+    description = {key: value for key, value in meta.items() if key not in ("packed", "status")}
+    layers = {
+        name: {**entry, "step": {"min": float(steps.min()), "max": float(steps.max()), "count": steps.size}}
+        for name, entry in meta["packed"].items()
+        for steps in [arrays[f"{name}.step"]]
+    }
+    return {"file": str(path), **description, "size": artifact.size(path), "layers": layers}
+
+
+def page(found: dict, layers: bool) -> str:
+    """The same for people: aligned, and no wider than a terminal of 80 columns."""
+    parts = [found["file"], _provenance(found), _sizes(found["size"]), _groups(found["size"])]
+    if layers:
+        parts.append(_layers(found["layers"]) if found["layers"] else "No matrix is packed.")
+    return "\n\n".join(parts)
+
+
+def _provenance(found: dict) -> str:
+    spec, tokenizer = found["spec"], found["tokenizer"]
+    lines = {
+        "method": f"{found['method']}: {spec['title']}",
+        "paper": spec["paper"],
+        "task": f"{found['task']} ({found['kind']}) of {' and '.join(found['columns'])}",
+        "labels": ", ".join(found["labels"]) or "none",
+        "length": f"{found['max_length']} tokens",
+        "run": f"seed {found['seed']}, preset {found['preset']}, {found['protocol']} model, step {found['step']}",
+        "bits": ", ".join(f"{what} {bits}" for what, bits in spec["bits"].items()),
+        "edits": "; ".join(_edit(edit) for edit in found["edits"]) or "none",
+        "base model": f"{tokenizer['id']} (SHA-256 {tokenizer['base'][:16]})",
+        "tokenizer": f"that of the base model (SHA-256 {tokenizer['sha256'][:16]})",
+        "code": f"digest {found['code']}",
+    }
+    return "\n".join(_line(name, text) for name, text in lines.items())
+
+
+def _line(name: str, text: str) -> str:
+    first, *rest = wrap(text, WIDTH - INDENT) or [""]
+    return "\n".join([f"{name:<{INDENT}}{first}", *(" " * INDENT + line for line in rest)])
+
+
+def _edit(edit: dict) -> str:
+    options = ", ".join(f"{name} {_option(value)}" for name, value in edit.items() if name != "kind" and value is not None)
+    return f"{edit['kind']}: {options}" if options else edit["kind"]
+
+
+def _option(value) -> str:
+    """A quantizer's stanza in brackets, its kind first: `(asymmetric, bits 8)`."""
+    if not isinstance(value, dict):
+        return str(value)
+    words = [f"{name} {option}" if option is not True else name for name, option in value.items() if name != "kind"]
+    return f"({', '.join([*([value['kind']] if 'kind' in value else []), *words])})"
+
+
+def _sizes(size: dict) -> str:
+    full = size["fp32_bytes"]
+    rows = [[name, f"{size[key]:,}", f"{size[key] / MIB:.3f}", f"{full / size[key]:.2f}"] for key, name in SIZES.items()]
+    return _table(["size", "bytes", "MiB", "times smaller"], rows)
+
+
+def _groups(size: dict) -> str:
+    rows = [
+        [name, f"{group['parameters']:,}", f"{group['bytes']:,}", f"{100 * group['bytes'] / size['counted_bytes']:.1f} %"]
+        for name, group in sorted(size["groups"].items(), key=lambda item: -item[1]["bytes"])
+    ]
+    return _table(["group", "parameters", "bytes", "of counted"], rows)
+
+
+def _layers(layers: dict) -> str:
+    rows = [
+        [
+            name.removeprefix("bert.").removeprefix("encoder.").removesuffix(".weight"),
+            "x".join(map(str, entry["shape"])),
+            str(entry["bits"]),
+            entry["packing"],
+            f"{entry['step']['min']:.3g}" + (f" to {entry['step']['max']:.3g}" if entry["step"]["count"] > 1 else ""),
+        ]
+        for name, entry in layers.items()
+    ]
+    return _table(["packed matrix", "shape", "bits", "packing", "step"], rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """Columns as wide as they need to be; the first starts at the left, the others end at the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    sides = "<" + ">" * (len(head) - 1)
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    )
