@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("text", nargs="*", help="a sentence, and its pair where the task has pairs (SQuAD: question, passage)")
     sub.add_argument("--base", type=Path, help="the base model file that holds the model's tokenizer")
     sub.add_argument("--batch", type=_positive, default=64, help="lines of stdin answered together (default: %(default)s)")
+    sub = command(bench, "bench", "measure this machine: speed-ups over the way it was done in 2020, as ratios")
+    sub.add_argument("what", choices=["train"], help="train: a distilled training step with ternary weights")
+    sub.add_argument("--size", choices=["tiny", "minilm", "base"], default="minilm", help="(default: %(default)s)")
+    sub.add_argument("--batch", type=_positive, default=32, help="rows of a step (default: %(default)s)")
+    sub.add_argument("--rounds", type=_positive, default=7, help="timed turns for each length (default: %(default)s)")
+    sub.add_argument("--threads", type=_positive, default=os.cpu_count(), help="computing threads (default: all)")
     return parser
 
 
@@ -190,6 +196,12 @@ def predict(arguments) -> None:
         return
     for line in predictor.lines(sys.stdin.buffer, arguments.batch):
         print(line, flush=True)
+
+
+def bench(arguments) -> None:
+    from methods.use.bench import bench_train
+
+    print(bench_train(arguments.size, arguments.batch, arguments.rounds, arguments.threads))
 
 
 def _catalogue(arguments, method: str | None = None, task: str | None = None):

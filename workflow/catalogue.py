@@ -54,7 +54,7 @@ class Catalogue:
         spec["recipe"] = {key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()}
         spec["sources"] = {key: entry["source"] for key, entry in recipe.items()}
         ancestors = self.ancestors(method, task, seed)
-        keys = ["preset", "padding", "precision", "threads", "ternary"]
+        keys = ["preset", "padding", "precision", "threads", "compile", "ternary"]
         if ancestors:  # which of an ancestor's models is taken, and whether a weak one may teach, is nothing to the others
             keys += ["primary", "allow_weak_teacher"]
         return {

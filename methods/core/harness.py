@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from methods.core import artifact, data, files, interrupt, provenance, scoring, train
+from methods.core import artifact, data, files, interrupt, provenance, scoring, speed, train
 from methods.core.bert import from_base, read_base
 from methods.core.checkpoints import Checkpoints
 from methods.errors import UserError
+from methods.kernel import fusing
 
 PROTOCOLS = ("last", "best")
 OUTPUTS = ("run.json", "machine.json", "last.safetensors", "best.safetensors", "predictions.npz")
@@ -133,9 +134,14 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
     start.to(accelerator.device)
     sample = train.sample(task.train, batch_size=SAMPLE_BATCH, seed=ask["seed"], **inputs)
     student = family.student(start, ask["spec"], sample)
+    stages = family.stages(ask["spec"], ask["budget"])
+    compiled, note = speed.compiles(ask["compile"], student, stages, task.train, accelerator.device.type)
+    record["ran_on"]["compiled"] = compiled
+    record["events"] += [note] if note else []
+    fusing.switch(compiled)
     fitted = train.fit(
         student,
-        family.stages(ask["spec"], ask["budget"]),
+        stages,
         task.train,
         lambda model: scoring.score(task, predict(model)),
         seed=ask["seed"],
@@ -145,6 +151,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         title=title,
         **inputs,
     )
+    fusing.switch(False)  # what counts is scored the same way on every machine
     trained = time.monotonic()
     state = fitted.state
     record |= {"steps": state.step, "examples_seen": state.examples, "curve": state.curve, "dev": state.dev}
@@ -210,6 +217,7 @@ def _frame(ask: dict, task, base, base_sha: str, found: dict, precision: str, ac
                 "hidden": base.config["hidden_size"],
             },
             "code": ask["code"],
+            "compiled": False,  # until the student is known
             "device": accelerator.device.type,
             "precision": precision,
             "threads": ask["threads"],

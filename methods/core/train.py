@@ -227,7 +227,7 @@ def _gradient(student, teacher, train, rows, terms, state, accelerator, seed, pa
     while True:
         torch.manual_seed((seed * 1_000_003 + state.step) * 1009 + accelerator.process_index)
         try:
-            sums = _accumulate(student, teacher, train, share, len(rows), terms, state, accelerator, padding, max_length)
+            sums = accumulate(student, teacher, train, share, len(rows), terms, state, accelerator, padding, max_length)
             break
         except RuntimeError as error:
             if state.micro_batch <= 1 or not should_reduce_batch_size(error):
@@ -245,7 +245,7 @@ def _gradient(student, teacher, train, rows, terms, state, accelerator, seed, pa
     return dict(zip(terms, sums.tolist(), strict=True))
 
 
-def _accumulate(student, teacher, train, share, count, terms, state, accelerator, padding, max_length) -> Tensor:
+def accumulate(student, teacher, train, share, count, terms, state, accelerator, padding, max_length) -> Tensor:
     """Forward and backward over this process's share of a batch of `count` rows; the sums of its terms, (terms,)."""
     student.train()
     shown = distill.shown(terms)

@@ -1,0 +1,213 @@
+"""`python -m methods bench train`: a distilled ternary training step as of 2020 against this project's, in one process.
+
+Contenders take turns, and their medians are compared as ratios: the machine's speed wanders, its quotients much less.
+"""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers.models.bert.configuration_bert import BertConfig
+
+from methods.core import distill, optim, provenance, train
+from methods.core.bert import bert
+from methods.core.data import Split, collate, pack, shuffled
+from methods.core.structure import edit, show_scores
+from methods.kernel import fusing
+
+SIZES = {
+    "tiny": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
+    "minilm": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
+    "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+VOCABULARY = 30522
+FULL_LENGTH = 128  # what the codes of 2020 pad GLUE's pair tasks to
+# Tokens of MRPC's training pairs under BERT's vocabulary: the shortest, every twentieth of the way, the longest.
+MRPC = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 103)
+TERMS = {"hidden": 1.0, "attention": 1.0, "logits": 1.0}
+
+
+def bench_train(size: str, batch: int, rounds: int, threads: int) -> str:
+    """The table of all contenders on both workloads."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    teacher = bert(BertConfig(vocab_size=VOCABULARY, **SIZES[size]), "classification", 2).eval().requires_grad_(False)
+    show_scores(teacher)
+    precision, _ = provenance.precision("auto", torch.cuda.is_available())
+    contenders: dict[str, Callable[[Split, np.ndarray], None]] = {"2020: eager, fp32, padded": Naive(teacher).step}
+    contenders[f"here, {precision}"] = Here(teacher, precision, compiled=False).step
+    contenders[f"here, {precision}, fused"] = Here(teacher, precision, compiled=True).step
+    lines = [f"A step of TernaryBERT's training, {size}, batch {batch}, {threads} threads, medians of {rounds} turns."]
+    for what, lengths in (
+        (f"every row {FULL_LENGTH} tokens", np.full(50 * batch, FULL_LENGTH)),
+        ("rows as long as MRPC's", _lengths(50 * batch)),
+    ):
+        seconds = _alternate(contenders, _rows(lengths), batch, rounds)
+        first = next(iter(seconds.values()))
+        lines += ["", f"{what:34}{'s a step':>10}{'speed-up':>10}"]
+        lines += [f"  {name:32}{time_:>10.3f}{first / time_:>9.2f}x" for name, time_ in seconds.items()]
+    return "\n".join(lines)
+
+
+class Here:
+    """A step of `train.fit` with TernaryBERT's student, as a run does it."""
+
+    def __init__(self, teacher: nn.Module, precision: str, compiled: bool):
+        self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        self.teacher, self.compiled = teacher, compiled
+        self.student = copy.deepcopy(teacher).requires_grad_(True)
+        rows = {"kind": "ternary", "rows": True}
+        activations = {"kind": "asymmetric", "bits": 8}
+        edit(self.student, "quantize", weights={"kind": "ternary"}, embeddings=rows, activations=activations)
+        stage = train.Stage("bench", 1, 2e-5, 1, TERMS, optimizer="bertadam", weight_decay=0.01)
+        self.optimizer = optim.build(self.student, stage)
+
+    def step(self, split: Split, rows: np.ndarray) -> None:
+        fusing.switch(self.compiled)
+        state = train.State(micro_batch=len(rows))
+        train.accumulate(
+            self.student, self.teacher, split, rows, len(rows), TERMS, state, self.accelerator, "bucket", FULL_LENGTH
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        fusing.switch(False)
+
+
+class Naive:
+    """A step as the research codes of 2020 take it.
+
+    fp32 throughout, everything padded to the full length, a weight ternarized in many passes at every use (the whole
+    embedding table too), inputs of queries, keys and values quantized three times, an optimizer that goes tensor by tensor.
+    """
+
+    def __init__(self, teacher: nn.Module):
+        self.teacher, self.student = teacher, copy.deepcopy(teacher).requires_grad_(True).train()
+        body = self.student.base_model
+        body.embeddings.word_embeddings.__class__ = _NaiveEmbedding
+        for layer in body.encoder.layer:
+            attention = layer.attention.self
+            for linear in (attention.query, attention.key, attention.value, layer.attention.output.dense):
+                linear.__class__ = _NaiveLinear
+            layer.intermediate.dense.__class__ = layer.output.dense.__class__ = _NaiveLinear
+            attention.quantizers = nn.ModuleDict({name: _NaiveActivation() for name in ("query", "key", "probs", "value")})
+        body.pooler.dense.__class__ = _NaiveLinear
+        for parent in list(self.student.modules()):
+            for name, module in parent.named_children():
+                if isinstance(module, nn.Dropout):
+                    setattr(parent, name, nn.Dropout(module.p))
+        self.moments: dict[Tensor, tuple[Tensor, Tensor]] = {}
+
+    def step(self, split: Split, rows: np.ndarray) -> None:
+        batch = train.tensors(collate(split, rows, "max_length", FULL_LENGTH), Accelerator())
+        shown = {"output_hidden_states": True, "output_attentions": True}
+        with torch.no_grad():
+            theirs = train.forward(self.teacher, batch, **shown)
+        ours = train.forward(self.student, batch, **shown)
+        loss = distill.teacher_logits_mean(ours, theirs, batch).mean()
+        for mine, other in zip(ours.attentions, theirs.attentions, strict=True):
+            mine, other = (torch.where(scores <= -1e2, torch.zeros_like(scores), scores) for scores in (mine, other))
+            loss = loss + F.mse_loss(mine, other)
+        for mine, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+            loss = loss + F.mse_loss(mine, other)
+        loss.backward()
+        self._update(rate=2e-5)
+
+    @torch.no_grad()
+    def _update(self, rate: float) -> None:
+        for param in self.student.parameters():
+            torch.nn.utils.clip_grad_norm_([param], 1.0)
+            first, second = self.moments.setdefault(param, (torch.zeros_like(param), torch.zeros_like(param)))
+            first.mul_(0.9).add_(param.grad, alpha=0.1)
+            second.mul_(0.999).addcmul_(param.grad, param.grad, value=0.001)
+            update = first / (second.sqrt() + 1e-6)
+            update += 0.01 * param
+            param.add_(-rate * update)
+            param.grad = None
+
+
+class _Ternarized(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, w: Tensor, rows: bool) -> Tensor:
+        axes = (1,) if rows else (0, 1)
+        threshold = 0.7 * w.norm(p=1, dim=axes, keepdim=True) / w[0].numel() / (1 if rows else len(w))
+        above, below = (w > threshold).float(), (w < -threshold).float()
+        kept = (w.abs() > threshold).float()
+        scale = (kept * w).abs().sum(axes, keepdim=True) / kept.sum(axes, keepdim=True)
+        return scale * above - scale * below
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient, None
+
+
+class _Clipped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        x = torch.where(x < 2.5, x, torch.full_like(x, 2.5))
+        x = torch.where(x > -2.5, x, torch.full_like(x, -2.5))
+        scale = 127 / x.abs().max().expand_as(x)
+        return torch.round(x * scale).div(scale + 1e-6)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (x,) = ctx.saved_tensors
+        gradient = gradient.clone()
+        gradient[x.ge(2.5)] = 0
+        gradient[x.le(-2.5)] = 0
+        return gradient
+
+
+class _NaiveActivation(nn.Module):
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        return _Clipped.apply(x)
+
+
+class _NaiveLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(_Clipped.apply(x), _Ternarized.apply(self.weight, False), self.bias)
+
+
+class _NaiveEmbedding(nn.Embedding):
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, _Ternarized.apply(self.weight, True), self.padding_idx)
+
+
+def _alternate(contenders: dict, split: Split, batch: int, rounds: int) -> dict[str, float]:
+    """Seconds of a mean step of an epoch: for every width the median of `rounds` turns, weighted by how often it comes.
+
+    All contenders take turns on the same rows. The first turn on a width compiles what there is to compile, untimed.
+    """
+    widths: dict[int, list[np.ndarray]] = {}
+    for rows in shuffled(split, batch, seed=0, epoch=0):
+        widths.setdefault(collate(split, rows, "bucket", FULL_LENGTH)["input_ids"].shape[1], []).append(rows)
+    total = dict.fromkeys(contenders, 0.0)
+    for batches in widths.values():
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for turn in range(rounds + 1):
+            for name, step in contenders.items():
+                started = time.perf_counter()
+                step(split, batches[turn % len(batches)])
+                seconds[name].append(time.perf_counter() - started)
+        for name, times in seconds.items():
+            total[name] += statistics.median(times[1:]) * len(batches)
+    return {name: time_ / sum(map(len, widths.values())) for name, time_ in total.items()}
+
+
+def _lengths(count: int) -> np.ndarray:
+    places = np.random.default_rng(0).random(count)
+    return np.interp(places, np.linspace(0, 1, len(MRPC)), MRPC).round().astype(int)
+
+
+def _rows(lengths: np.ndarray) -> Split:
+    random = np.random.default_rng(1)
+    rows = [list(random.integers(1000, VOCABULARY, length)) for length in lengths]
+    labels = random.integers(0, 2, len(rows))
+    return pack(rows, [len(row) // 2 for row in rows], targets={"labels": labels})
