@@ -191,7 +191,13 @@ def _check_names(config: dict, methods: dict, tasks: dict) -> None:
     for name in config["budget"].get("tasks", {}):
         if name not in tasks:
             raise ConfigError(f"configuration: budget.tasks: unknown task {name!r}. {_choices(name, tasks)}")
+    families = sorted(path.stem for path in (ROOT / "methods").glob("*.py") if "\ndef student(" in path.read_text("utf-8"))
     for name, spec in methods.items():
+        if spec["family"] not in families:
+            raise ConfigError(
+                f"config/methods.yaml: {name}.family: there is no methods/{spec['family']}.py with a function `student`. "
+                f"{_choices(spec['family'], families)}"
+            )
         for role in ("teacher", "init"):
             if spec.get(role) and spec[role] not in methods:
                 raise ConfigError(f"config/methods.yaml: {name}.{role}: {_choices(spec[role], methods)}")
