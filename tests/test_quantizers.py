@@ -163,6 +163,8 @@ def awkward() -> dict[str, torch.Tensor]:
         "one element": torch.tensor([[-1.3]]),
         "one outlier": outlier,
         "huge": normal * 1e30,
+        "tiny": normal * 1e-37,
+        "denormal": normal * 1e-40,
     }
 
 
