@@ -84,6 +84,17 @@ def test_a_steps_gradient_is_scaled_by_the_features_or_as_the_official_code_by_t
     assert step.scale.grad.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_a_steps_gradient_counts_a_weights_numbers_whole_and_an_activations_without_the_batch():
+    """The gradient of ones on the outermost level, 7 for each number, over the root of 7 N."""
+    table = torch.full((6, 5), 100.0)
+    weight, activation = Step(4), Step(4)
+    weight.calibrate(table / 100), activation.calibrate(table / 100)
+    weight.role, activation.role = "weights", "activations"
+    for quantizer, numbers in ((weight, 6 * 5), (activation, 5)):
+        quantizer(table[:2]).sum().backward()  # two rows of a table, or a batch of two vectors
+        assert quantizer.scale.grad.item() == pytest.approx(10 * 7 / (7 * numbers) ** 0.5)
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("make", [Threshold, Step, partial(Step, signed=False), partial(Step, shifted=True)])
 def test_a_learned_scales_gradient_equals_finite_differences_but_for_the_straight_through_term(make, bits):
