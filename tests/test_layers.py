@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from methods.core import optim, structure
 from methods.core.bert import bert, logits
 from methods.core.train import Stage
 from methods.kernel import layers, quantizers
-from methods.kernel.layers import QuantAttention, QuantEmbedding, Quantized, QuantLinear
+from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, Quantized, QuantLinear
 from methods.kernel.quantizers import Asymmetric, Binary, LossAware, Step, Symmetric, Ternary, Threshold
 from tests.conftest import CONFIG
 
@@ -295,3 +296,34 @@ def test_calibration_sets_every_range_from_inputs_that_are_quantized_already():
     assert student.training
     assert not any(one._forward_pre_hooks for one in found)
     assert all(parameter.quantizer == one.role for one in found for parameter in one.parameters())
+
+
+# --- torch's int8 -----------------------------------------------------------------------------------------
+
+
+def test_int8_equals_torchs_own_dynamic_quantization():
+    plain = model()
+    ours = structure.edit(copy.deepcopy(plain), "int8_dynamic")
+    theirs = copy.deepcopy(plain)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao is deprecated in favour of a package of its own
+        theirs.bert = torch.ao.quantization.quantize_dynamic(theirs.bert, {nn.Linear}, dtype=torch.qint8)
+    assert sum(isinstance(module, Int8Linear) for module in ours.modules()) == 2 * 6 + 1
+    with torch.no_grad():
+        assert torch.equal(logits(ours(**batch()))[0], logits(theirs(**batch()))[0])
+        assert not torch.equal(logits(ours(**batch()))[0], logits(plain(**batch()))[0])
+
+
+def test_int8_follows_weights_that_are_loaded_later():
+    torch.manual_seed(0)
+    first, second, x = Int8Linear(nn.Linear(8, 4)), Int8Linear(nn.Linear(8, 4)), torch.randn(3, 8)
+    wanted = first(x)
+    assert not torch.equal(second(x), wanted)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second(x), wanted)
+
+
+def test_int8_of_a_weight_of_zeros_is_its_bias():
+    linear = nn.Linear(4, 2)
+    linear.weight.data.zero_()
+    assert torch.equal(Int8Linear(linear)(torch.randn(3, 4)), linear.bias.expand(3, 2))
