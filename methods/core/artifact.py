@@ -15,6 +15,8 @@ from methods.errors import UserError
 from methods.kernel import packing
 from methods.kernel.layers import Quantized
 
+FORMAT = 2  # of the header; a file of another one is refused
+
 # Group of a parameter by a part of its name; the first that fits. The papers count sizes by these groups.
 GROUPS = {
     "word_embeddings": "word embedding",
@@ -41,6 +43,8 @@ def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str
         quantizer = layer.weight_quantizer
         with torch.no_grad():
             grid = quantizer.encode(layer.weight)
+        if grid.offset is not None:
+            raise ValueError(f"{name}: a file keeps codes and steps, and {type(quantizer).__name__} has an offset too")
         base3 = ternary == "trits" and quantizer.levels == 3
         codes = (grid.codes.sub_(quantizer.codes_from) / quantizer.codes_by).to(torch.uint8)
         bits = (quantizer.levels - 1).bit_length()
@@ -56,12 +60,12 @@ def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str
     arrays |= {name: tensor.detach().cpu().numpy() for name, tensor in _plain(model).items()}
     architecture = known(model.config.to_dict())
     structure = {"config": architecture, "edits": edits(model), "packed": packed}
-    return write_sealed(path, arrays, {"format": 2, "status": "ok", **structure, **meta})
+    return write_sealed(path, arrays, {"format": FORMAT, "status": "ok", **structure, **meta})
 
 
 def save_diverged(path: Path, meta: dict) -> str:
     """A run that diverged has no model; its file says so, so that descendants can be told."""
-    return write_sealed(path, {}, {"format": 2, "status": "diverged", **meta})
+    return write_sealed(path, {}, {"format": FORMAT, "status": "diverged", **meta})
 
 
 def load(path: Path) -> tuple[nn.Module, dict]:
@@ -72,6 +76,17 @@ def load(path: Path) -> tuple[nn.Module, dict]:
     arrays, meta = read_sealed(path)
     if meta.get("status") != "ok":
         raise UserError(f"{path} holds no model: its run diverged.")
+    try:
+        return _rebuilt(arrays, meta), meta
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path} is not a model that this version can build ({reason}): make it again.") from error
+
+
+def _rebuilt(arrays: dict, meta: dict) -> nn.Module:
+    """The model that `meta` describes, holding these arrays; what does not fit or is not known raises."""
+    if meta["format"] != FORMAT:
+        raise ValueError(f"format {meta['format']} instead of {FORMAT}")
     with no_init_weights():
         model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
     for step in meta["edits"]:
@@ -81,13 +96,13 @@ def load(path: Path) -> tuple[nn.Module, dict]:
         for name, entry in meta["packed"].items():
             _unpack(model, name, entry, tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.step"))
     expected = {name: tensor for name, tensor in _plain(model).items() if name not in meta["packed"]}
-    if tensors.keys() != expected.keys():
-        odd = sorted(tensors.keys() ^ expected.keys())[0]
-        raise UserError(f"{path} does not fit its own description ({odd!r}): make it again.")
+    theirs, ours = ({(name, one.dtype, one.shape) for name, one in found.items()} for found in (tensors, expected))
+    if theirs != ours:
+        raise ValueError(f"{min(name for name, *_ in theirs ^ ours)!r} does not fit")
     with torch.no_grad():
         for name, tensor in tensors.items():
             expected[name].copy_(tensor)
-    return model, meta
+    return model
 
 
 def _on_grid(model: nn.Module) -> dict[str, Quantized]:
@@ -103,9 +118,8 @@ def _plain(model: nn.Module) -> dict[str, Tensor]:
     """
     packed = _on_grid(model)
     quantizers = tuple(f"{name}_quantizer." for name in packed)
-    return {
-        name: tensor for name, tensor in model.state_dict().items() if name not in packed and not name.startswith(quantizers)
-    }
+    state = model.state_dict()
+    return {name: tensor for name, tensor in state.items() if name not in packed and not name.startswith(quantizers)}
 
 
 def _without_weight_quantizers(step: dict) -> dict:
@@ -115,10 +129,16 @@ def _without_weight_quantizers(step: dict) -> dict:
 def _unpack(model: nn.Module, name: str, entry: dict, codes: Tensor, step: Tensor) -> None:
     """Decode into the model's own memory: codes * step, the product that the quantizer computed."""
     weight, count = model.get_parameter(name), math.prod(entry["shape"])
-    whole = (
-        packing.unpack_trits(codes, count) if entry["packing"] == "trits" else packing.unpack(codes, entry["bits"], count)
-    )
-    weight.copy_(whole.reshape(entry["shape"])).mul_(entry["by"]).add_(entry["from"]).mul_(step)
+    if entry["shape"] != list(weight.shape) or len(codes) != _code_bytes(count, entry):
+        raise ValueError(f"{name!r} does not fit")
+    match entry["packing"]:
+        case "bits":
+            whole = packing.unpack(codes, entry["bits"], count)
+        case "trits":
+            whole = packing.unpack_trits(codes, count)
+        case other:
+            raise ValueError(f"{name!r} is packed in {other!r}")
+    weight.copy_(whole.reshape(weight.shape)).mul_(entry["by"]).add_(entry["from"]).mul_(step)
 
 
 def size(path: Path) -> dict:

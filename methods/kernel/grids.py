@@ -138,6 +138,8 @@ def shifted(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_level
 
 def bounds(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
     """Smallest and largest code: signed grids have one level less above zero, narrow ones are cut to be even."""
+    if not 1 <= bits <= 8:
+        raise ValueError(f"a code has 1 to 8 bits, not {bits}")
     if not signed:
         return 0, 2**bits - 1
     high = 2 ** (bits - 1) - 1
