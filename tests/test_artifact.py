@@ -5,6 +5,8 @@ import importlib
 import json
 import pickle
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -245,3 +247,35 @@ def test_bert_base_has_the_size_that_the_papers_compute(options, ternary, paper_
     assert size["parameters"] == 109_482_240 + 768 * 2 + 2
     assert size["file_bytes"] <= most * MIB
     assert size["counted_bytes"] == pytest.approx(size["file_bytes"], rel=0.01)
+
+
+MEASURE = """
+import sys, threading
+from pathlib import Path
+from methods.core import artifact
+
+def memory():  # without the pages of the file itself, which the system takes back when it needs them
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+def watch():
+    while not done.wait(0.002):
+        seen.append(memory())
+
+before, seen, done = memory(), [], threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+model, _ = artifact.load(Path(sys.argv[1]))
+done.set()
+watcher.join()
+needed = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+print((max(seen) - before) / needed)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("options", [{}, TERNARY, EIGHT], ids=["full precision", "ternary", "8 bits"])
+def test_loading_bert_base_takes_hardly_more_memory_than_the_model(options, tmp_path):
+    bert_base(tmp_path / "a.safetensors", options)
+    told = subprocess.run([sys.executable, "-c", MEASURE, tmp_path / "a.safetensors"], capture_output=True, text=True)
+    assert float(told.stdout) < 1.3, told.stderr

@@ -99,9 +99,8 @@ def _rebuilt(arrays: dict, meta: dict) -> nn.Module:
     theirs, ours = ({(name, one.dtype, one.shape) for name, one in found.items()} for found in (tensors, expected))
     if theirs != ours:
         raise ValueError(f"{min(name for name, *_ in theirs ^ ours)!r} does not fit")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            expected[name].copy_(tensor)
+    for name, tensor in tensors.items():
+        expected[name].data = tensor  # the file's own memory: a copy would hold large models twice
     return model
 
 
@@ -118,7 +117,7 @@ def _plain(model: nn.Module) -> dict[str, Tensor]:
     """
     packed = _on_grid(model)
     quantizers = tuple(f"{name}_quantizer." for name in packed)
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)
     return {name: tensor for name, tensor in state.items() if name not in packed and not name.startswith(quantizers)}
 
 
