@@ -54,6 +54,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers():
+    """A run flushes them to zero for its whole process, and with it for all tests that come after."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def accelerator():
     return Accelerator(cpu=True)

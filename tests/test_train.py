@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from methods import fp32
-from methods.core import data, distill, files, harness, interrupt, optim, train
+from methods.core import data, files, harness, interrupt, optim, train
 from methods.core.bert import from_base
 from methods.core.checkpoints import Checkpoints
 from methods.core.train import Stage
@@ -234,55 +234,6 @@ def test_biases_and_layer_norms_do_not_decay_and_tagged_parameters_have_their_ow
     assert all(param.ndim == 2 for param in decayed["params"])
     assert all(param.ndim == 1 for param in undecayed["params"])
     assert undecayed["weight_decay"] == 0.0
-
-
-class Output:
-    def __init__(self, *scores, hidden=None):
-        names = ("logits",) if len(scores) == 1 else ("start_logits", "end_logits")
-        self.__dict__ |= dict(zip(names, scores, strict=True)) | {"hidden_states": hidden}
-
-
-def test_soft_cross_entropy_by_hand():
-    ours, theirs = torch.log(torch.tensor([[0.25, 0.75]])), torch.log(torch.tensor([[0.5, 0.5]]))
-    value = distill.teacher_logits(Output(ours), Output(theirs), {})
-    assert value.item() == pytest.approx(-(0.5 * np.log(0.25) + 0.5 * np.log(0.75)), rel=1e-6)
-
-
-def test_a_regression_student_learns_from_its_teachers_logit():
-    ours = torch.tensor([[1.0], [2.0]], requires_grad=True)
-    value = distill.teacher_logits(Output(ours), Output(torch.tensor([[0.0], [4.0]])), {})
-    assert value.tolist() == [1.0, 4.0]
-    value.sum().backward()
-    assert ours.grad.abs().min() > 0
-
-
-def test_hidden_states_are_averaged_over_real_tokens_only():
-    ours = [torch.ones(1, 3, 2), torch.full((1, 3, 2), 2.0)]
-    theirs = [torch.zeros(1, 3, 2), torch.zeros(1, 3, 2)]
-    ours[0][:, 2], ours[1][:, 2] = 100.0, 100.0  # padding
-    batch = {"attention_mask": torch.tensor([[1, 1, 0]])}
-    value = distill.hidden(Output(torch.zeros(1, 2), hidden=ours), Output(torch.zeros(1, 2), hidden=theirs), batch)
-    assert value.tolist() == [1.0 + 4.0]
-    with pytest.raises(ValueError, match="the student shows 2, the teacher 1"):
-        distill.hidden(Output(ours[0], hidden=ours), Output(ours[0], hidden=theirs[:1]), batch)
-
-
-def test_hidden_words_count_alone_and_each_text_alike():
-    scores = torch.zeros(2, 3, 4)
-    scores[0, 1, 2] = np.log(3)  # probability 1/2 for the right word
-    words = torch.tensor([[-100, 2, -100], [1, -100, 3]])
-    value = distill.labels(Output(scores), None, {"words": words})
-    assert value.tolist() == pytest.approx([np.log(2), np.log(4)], rel=1e-6)
-
-
-def test_span_losses_ignore_padding():
-    scores = torch.tensor([[0.0, 0.0, 50.0]])
-    batch = {
-        "attention_mask": torch.tensor([[1, 1, 0]]),
-        "start": torch.tensor([0]),
-        "end": torch.tensor([1]),
-    }
-    assert distill.labels(Output(scores, scores), None, batch).item() == pytest.approx(np.log(2), rel=1e-6)
 
 
 def run(ask, tmp_path, base_path, sst2_path, name="a", folders=None, **changes):

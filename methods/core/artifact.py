@@ -17,6 +17,7 @@ from methods.kernel import packing
 from methods.kernel.layers import Quantized
 
 FORMAT = 3  # of the description in a file's header
+
 # Group of a parameter by a part of its name; the first that fits. The papers count sizes by these groups.
 GROUPS = {
     "word_embeddings": "word embedding",
@@ -43,6 +44,8 @@ def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str
         quantizer = layer.weight_quantizer
         with torch.no_grad():
             grid = quantizer.encode(layer.weight)
+        if grid.offset is not None:
+            raise ValueError(f"{name}: a file keeps codes and steps, and {type(quantizer).__name__} has an offset too")
         base3 = ternary == "trits" and quantizer.levels == 3
         codes = (grid.codes.sub_(quantizer.codes_from) / quantizer.codes_by).to(torch.uint8)
         bits = (quantizer.levels - 1).bit_length()
@@ -84,6 +87,15 @@ def load(path: Path) -> tuple[nn.Module, dict]:
     Its weights lie on their grids already, so they need no quantizer; those of the activations are in place.
     """
     arrays, meta = read(path)
+    try:
+        return _rebuilt(arrays, meta), meta
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path} is not a model that this version can build ({reason}): make it again.") from error
+
+
+def _rebuilt(arrays: dict, meta: dict) -> nn.Module:
+    """The model that `meta` describes, holding these arrays; what does not fit or is not known raises."""
     with no_init_weights():
         model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
     for step in meta["edits"]:
@@ -93,13 +105,12 @@ def load(path: Path) -> tuple[nn.Module, dict]:
         for name, entry in meta["packed"].items():
             _unpack(model, name, entry, tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.step"))
     expected = {name: tensor for name, tensor in _plain(model).items() if name not in meta["packed"]}
-    if tensors.keys() != expected.keys():
-        odd = sorted(tensors.keys() ^ expected.keys())[0]
-        raise UserError(f"{path} does not fit its own description ({odd!r}): make it again.")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            expected[name].copy_(tensor)
-    return model, meta
+    theirs, ours = ({(name, one.dtype, one.shape) for name, one in found.items()} for found in (tensors, expected))
+    if theirs != ours:
+        raise ValueError(f"{min(name for name, *_ in theirs ^ ours)!r} does not fit")
+    for name, tensor in tensors.items():
+        expected[name].data = tensor  # the file's own memory: a copy would hold large models twice
+    return model
 
 
 def _on_grid(model: nn.Module) -> dict[str, Quantized]:
@@ -115,9 +126,8 @@ def _plain(model: nn.Module) -> dict[str, Tensor]:
     """
     packed = _on_grid(model)
     quantizers = tuple(f"{name}_quantizer." for name in packed)
-    return {
-        name: tensor for name, tensor in model.state_dict().items() if name not in packed and not name.startswith(quantizers)
-    }
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if name not in packed and not name.startswith(quantizers)}
 
 
 def _without_weight_quantizers(step: dict) -> dict:
@@ -127,10 +137,16 @@ def _without_weight_quantizers(step: dict) -> dict:
 def _unpack(model: nn.Module, name: str, entry: dict, codes: Tensor, step: Tensor) -> None:
     """Decode into the model's own memory: codes * step, the product that the quantizer computed."""
     weight, count = model.get_parameter(name), math.prod(entry["shape"])
-    whole = (
-        packing.unpack_trits(codes, count) if entry["packing"] == "trits" else packing.unpack(codes, entry["bits"], count)
-    )
-    weight.copy_(whole.reshape(entry["shape"])).mul_(entry["by"]).add_(entry["from"]).mul_(step)
+    if entry["shape"] != list(weight.shape) or len(codes) != _code_bytes(count, entry):
+        raise ValueError(f"{name!r} does not fit")
+    match entry["packing"]:
+        case "bits":
+            whole = packing.unpack(codes, entry["bits"], count)
+        case "trits":
+            whole = packing.unpack_trits(codes, count)
+        case other:
+            raise ValueError(f"{name!r} is packed in {other!r}")
+    weight.copy_(whole.reshape(weight.shape)).mul_(entry["by"]).add_(entry["from"]).mul_(step)
 
 
 def size(path: Path) -> dict:

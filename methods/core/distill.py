@@ -93,9 +93,9 @@ def _distance(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
 
 def _layers(student, teacher, what: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """What both models show of their layers. None shown, or not as many, would make a term silently zero."""
-    ours, theirs = getattr(student, what), getattr(teacher, what)
+    ours, theirs = getattr(student, what) or (), getattr(teacher, what) or ()
     if not ours or len(ours) != len(theirs):
-        raise ValueError(f"{what}: the student shows {len(ours or ())}, the teacher {len(theirs or ())}")
+        raise ValueError(f"{what}: the student shows {len(ours)}, the teacher {len(theirs)}")
     return ours, theirs
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 from torch.optim import AdamW, Optimizer
 
 from methods.kernel.fusing import fused
@@ -68,7 +69,15 @@ def build(model: nn.Module, stage) -> Optimizer:
     ]
     if stage.optimizer == "bertadam":
         return BertAdam(params, lr=stage.lr)
-    return AdamW(params, lr=stage.lr, eps=1e-8, fused=True)
+    optimizer = AdamW(params, lr=stage.lr, eps=1e-8, fused=True)
+    optimizer.register_step_post_hook(_note_change)
+    return optimizer
+
+
+def _note_change(optimizer: Optimizer, *_) -> None:
+    """Count the step as a change of its parameters, as torch's fused kernels fail to do: quantized values depend on it."""
+    for group in optimizer.param_groups:
+        increment_version(group["params"])
 
 
 def set_rate(optimizer: Optimizer, step: int, total: int, warmup: float) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from methods.kernel.fusing import fused
 
 TERNARY_THRESHOLD = 0.7  # times the mean magnitude: Li et al. 2016 (TWN), section 2.2
-TINY = torch.finfo(torch.float32).tiny
+TINY = torch.finfo(torch.float32).tiny  # steps below it have no finite inverse: what needs one is all zero, or all minimum
 
 
 class Grid(NamedTuple):
@@ -106,9 +106,10 @@ def symmetric(x: Tensor, bits: int, rows: bool, clip: float | None = None) -> Gr
     x = x if clip is None else x.clamp(-clip, clip)
     largest = x.abs().amax(1, keepdim=True) if rows else x.abs().amax()
     levels = max(2 ** (bits - 1) - 1, 1)
-    scale = torch.where(largest > 0, levels / largest.clamp(min=TINY), 0.0)
-    scaled = x * scale
-    return Grid(_signs(scaled) if bits == 1 else scaled.round_(), largest / levels)
+    step = largest / levels
+    if bits == 1:
+        return Grid(_signs(x), step)
+    return Grid((x * torch.where(step >= TINY, levels / largest, 0.0)).round_(), step)
 
 
 @_chain
@@ -117,7 +118,7 @@ def asymmetric(x: Tensor, bits: int, clip: float | None = None) -> Grid:
     x = x if clip is None else x.clamp(-clip, clip)
     low, high = x.aminmax()
     step = (high - low) / (2**bits - 1)
-    scale = torch.where(step > 0, 1 / step.clamp(min=TINY), 0.0)
+    scale = torch.where(step >= TINY, 1 / step, 0.0)
     return Grid((x - low).mul_(scale).round_().clamp_(max=2**bits - 1), step, low)
 
 
@@ -137,6 +138,8 @@ def shifted(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_level
 
 def bounds(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
     """Smallest and largest code: signed grids have one level less above zero, narrow ones are cut to be even."""
+    if not 1 <= bits <= 8:
+        raise ValueError(f"a code has 1 to 8 bits, not {bits}")
     if not signed:
         return 0, 2**bits - 1
     high = 2 ** (bits - 1) - 1

@@ -86,7 +86,8 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach()
         step = (weight.abs().amax() / 127.5).clamp(min=torch.finfo(torch.float32).eps)  # torch's symmetric observer
-        self.register_buffer("weight", (weight / step).round().clamp(-128, 127).to(torch.int8))
+        scaled = weight * (1 / step)  # as torch does it: dividing would round some ties the other way
+        self.register_buffer("weight", scaled.round().clamp(-128, 127).to(torch.int8))
         self.register_buffer("weight_step", step)
         self.register_buffer("bias", linear.bias.detach())
         self._packed = None

@@ -41,8 +41,8 @@ class Quantizer(nn.Module):
 
         The values come in `x`'s precision, or in `dtype`, that of the product they go into, which saves casting them there.
         """
-        make, x, *arguments = self.chain(x, index)
-        return make.values(x, dtype or x.dtype, *arguments)
+        make, wanted, *arguments = self.chain(x, index)
+        return make.values(wanted, dtype or x.dtype, *arguments)
 
     def forward(self, x: Tensor, index: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
         return self.differentiable(x, self.values(x, index, dtype))
@@ -222,7 +222,8 @@ class Threshold(_Learned):
 class Step(_Learned):
     """LSQ (Esser et al. 2020, arXiv 1902.08153): the step itself is learned, its gradient scaled by 1 / sqrt(N Qp).
 
-    `count` says what N counts: an example's features, as in the paper, or the whole batch, as in BinaryBERT's code.
+    `count` says what N counts: a weight's numbers or an example's features, as in the paper, or the whole batch, as in
+    BinaryBERT's code.
     `shifted` subtracts the tensor's minimum first, for one-sided tensors (BinaryBERT's asymmetric activations).
     """
 
@@ -230,7 +231,15 @@ class Step(_Learned):
         self, bits: int, signed: bool = True, shifted: bool = False, count: str = "features", calibration: str = "lsq"
     ):
         super().__init__(bits, signed and not shifted, narrow=False, calibration=calibration)
-        self.shifted, self.count = shifted, count
+        self.shifted, self.count, self.numbers = shifted, count, 0
+
+    @property
+    def by_rows(self) -> bool:
+        return not self.shifted  # the minimum is the whole tensor's
+
+    def calibrate(self, x: Tensor) -> None:
+        super().calibrate(x)
+        self.numbers = x.numel()  # of the whole weight, though only looked-up rows may follow
 
     def chain(self, x: Tensor, index: Tensor | None) -> tuple:
         if not self.shifted:
@@ -238,8 +247,8 @@ class Step(_Learned):
         return grids.shifted, x, self.positive(), *self.grid
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
-        count = x[0].numel() if self.count == "features" and x.dim() > 2 else x.numel()
-        scale = (count * max(self.codes_to, 1)) ** -0.5
+        features = self.numbers if self.role == "weights" else x[0].numel()
+        scale = ((features if self.count == "features" else x.numel()) * max(self.codes_to, 1)) ** -0.5
         offset = x.detach().amin() if self.shifted else None
         return _Stepped.apply(x, self.positive(), offset, values, self.grid, scale, True)
 
