@@ -22,7 +22,7 @@ from methods.core import artifact, data, files, interrupt, provenance, scoring, 
 from methods.core.bert import from_base, read_base
 from methods.core.checkpoints import Checkpoints
 from methods.errors import UserError
-from methods.kernel import fusing
+from methods.kernel import fusing, products
 
 PROTOCOLS = ("last", "best")
 OUTPUTS = ("run.json", "machine.json", "last.safetensors", "best.safetensors", "predictions.npz")
@@ -139,6 +139,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
     record["ran_on"]["compiled"] = compiled
     record["events"] += [note] if note else []
     fusing.switch(compiled)
+    products.switch(precision == "codes")
     fitted = train.fit(
         student,
         stages,
@@ -152,6 +153,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         **inputs,
     )
     fusing.switch(False)  # what counts is scored the same way on every machine
+    products.switch(False)
     trained = time.monotonic()
     state = fitted.state
     record |= {"steps": state.step, "examples_seen": state.examples, "curve": state.curve, "dev": state.dev}

@@ -43,8 +43,8 @@ def cpu() -> tuple[str, list[str]]:
 
 def precision(wanted: str, cuda: bool) -> tuple[str, str | None]:
     """The precision to train in, and a line for the log where it is not the one that was asked for."""
-    if wanted == "fp32":
-        return "fp32", None
+    if wanted in ("fp32", "codes"):
+        return wanted, None
     if cuda:
         import torch
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.kernel import products
 from methods.kernel.fusing import fused
 from methods.kernel.quantizers import Quantizer
 
@@ -25,7 +26,7 @@ class Quantized:
         version = (self.weight._version, self.weight.data_ptr(), dtype, *self.weight_quantizer.state())
         if self._quantized is None or self._quantized[0] != version:
             self._quantized = version, self.weight_quantizer.values(self.weight, dtype=dtype)
-        return self.weight_quantizer.differentiable(self.weight, self._quantized[1])
+        return self.weight_quantizer.attached(self.weight, self._quantized[1])
 
     def _dtype(self) -> torch.dtype:
         """The precision that the values are needed in."""
@@ -44,7 +45,7 @@ class QuantLinear(Quantized, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         if self.input_quantizer is not None:
             x = self.input_quantizer(x, dtype=product_dtype(x))
-        return F.linear(x, self.quantized_weight(), self.bias)
+        return products.linear(x, self.quantized_weight(), self.bias)
 
     def _dtype(self) -> torch.dtype:
         return product_dtype(self.weight)
@@ -121,10 +122,10 @@ def attention(
         return x if quantizer is None else quantizer(x, dtype=product_dtype(x))
 
     query, key, value = put("query", query), put("key", key), put("value", value)  # (B, heads, S, width)
-    scores = query @ key.transpose(2, 3)
+    scores = products.matmul(query, key, transpose=True)
     kept = kept_by_dropout(scores, dropout) if dropout else None
     scores, probs = _softmax(scores, mask, scaling, kept, 1 - dropout)  # (B, heads, S, S)
-    return (put("probs", probs) @ value).transpose(1, 2).contiguous(), scores
+    return products.matmul(put("probs", probs), value).transpose(1, 2).contiguous(), scores
 
 
 @fused

@@ -8,7 +8,7 @@ then they are NaN, so that forgetting it cannot pass unseen.
 import torch
 from torch import Tensor, nn
 
-from methods.kernel import grids
+from methods.kernel import grids, products
 from methods.kernel.fusing import fused
 from methods.kernel.grids import Grid
 
@@ -42,10 +42,16 @@ class Quantizer(nn.Module):
         The values come in `x`'s precision, or in `dtype`, that of the product they go into, which saves casting them there.
         """
         make, wanted, *arguments = self.chain(x, index)
+        if products.on_codes():
+            return products.with_grid(make(wanted.float(), *arguments), (self.codes_from + self.codes_to + 1) // 2)
         return make.values(wanted, dtype or x.dtype, *arguments)
 
     def forward(self, x: Tensor, index: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        return self.differentiable(x, self.values(x, index, dtype))
+        return self.attached(x, self.values(x, index, dtype))
+
+    def attached(self, x: Tensor, values: Tensor) -> Tensor:
+        """`values` with their gradient, and with their grid where they remember one."""
+        return products.same_grid(self.differentiable(x, values), values)
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
         """`values` as a function of `x` and of learned parameters; by default the identity's gradient (STE)."""

@@ -19,7 +19,7 @@ from methods.core import distill, optim, provenance, train
 from methods.core.bert import bert
 from methods.core.data import Split, collate, pack, shuffled
 from methods.core.structure import edit, show_scores
-from methods.kernel import fusing
+from methods.kernel import fusing, products
 
 SIZES = {
     "tiny": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
@@ -44,6 +44,7 @@ def bench_train(size: str, batch: int, rounds: int, threads: int) -> str:
     contenders: dict[str, Callable[[Split, np.ndarray], None]] = {"2020: eager, fp32, padded": Naive(teacher).step}
     contenders[f"here, {precision}"] = Here(teacher, precision, compiled=False).step
     contenders[f"here, {precision}, fused"] = Here(teacher, precision, compiled=True).step
+    contenders["here, exact on codes, fused"] = Here(teacher, "codes", compiled=True).step
     lines = [f"A step of TernaryBERT's training, {size}, batch {batch}, {threads} threads, medians of {rounds} turns."]
     for what, lengths in (
         (f"every row {FULL_LENGTH} tokens", np.full(50 * batch, FULL_LENGTH)),
@@ -61,7 +62,7 @@ class Here:
 
     def __init__(self, teacher: nn.Module, precision: str, compiled: bool):
         self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
-        self.teacher, self.compiled = teacher, compiled
+        self.teacher, self.compiled, self.on_codes = teacher, compiled, precision == "codes"
         self.student = copy.deepcopy(teacher).requires_grad_(True)
         rows = {"kind": "ternary", "rows": True}
         activations = {"kind": "asymmetric", "bits": 8}
@@ -71,6 +72,7 @@ class Here:
 
     def step(self, split: Split, rows: np.ndarray) -> None:
         fusing.switch(self.compiled)
+        products.switch(self.on_codes)
         state = train.State(micro_batch=len(rows))
         train.accumulate(
             self.student, self.teacher, split, rows, len(rows), TERMS, state, self.accelerator, "bucket", FULL_LENGTH
@@ -78,6 +80,7 @@ class Here:
         self.optimizer.step()
         self.optimizer.zero_grad()
         fusing.switch(False)
+        products.switch(False)
 
 
 class Naive:

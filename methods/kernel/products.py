@@ -1,0 +1,96 @@
+"""Products of two tensors on grids, computed on their integer codes: fp32's result at nearly bf16's speed.
+
+Codes of up to eight bits are exact in bf16, whose matrix units add up in fp32, so a product of codes has no rounding error;
+the steps are multiplied in afterwards. It costs a pass or two more than autocast, which rounds every operand and result.
+While this is switched on, every other fp32 product takes bf16 operands too, and keeps fp32 sums and results.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from methods.kernel.grids import Grid, decode
+
+_on = False
+
+
+def switch(on: bool) -> None:
+    """Multiply codes from now on, or values again."""
+    global _on
+    _on = on
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16" if on else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if on else "ieee"  # ten bits: codes are exact in it as well
+
+
+def on_codes() -> bool:
+    return _on
+
+
+def with_grid(grid: Grid, middle: int) -> Tensor:
+    """The values of a grid, which remember it; its codes counted from their middle, which keeps rounding errors small."""
+    values = decode(grid)
+    if grid.offset is not None:
+        grid = Grid(grid.codes - middle, grid.step, grid.offset + middle * grid.step)
+    return same_grid(values, grid)
+
+
+def same_grid(values: Tensor, grid: Grid | Tensor) -> Tensor:
+    """Let values remember a grid, or the one that another tensor of the same values remembers."""
+    grid = getattr(grid, "grid", None) if isinstance(grid, Tensor) else grid
+    if grid is not None:
+        values.grid = grid
+    return values
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # (..., K), (N, K), (N,) -> (..., N)
+    if not _both_on_grids(x, weight):
+        return F.linear(x, weight, bias)
+    y = _CodeProduct.apply(x, weight.t(), x.grid, _transposed(weight.grid))
+    return y if bias is None else y + bias
+
+
+def matmul(a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:  # (..., M, K), (..., K, N) -> (..., M, N)
+    """`a @ b`, or `a @ b.mT` where `transpose` is set."""
+    if not _both_on_grids(a, b):
+        return a @ (b.mT if transpose else b)
+    return _CodeProduct.apply(a, b.mT if transpose else b, a.grid, _transposed(b.grid) if transpose else b.grid)
+
+
+def _both_on_grids(a: Tensor, b: Tensor) -> bool:
+    grids = getattr(a, "grid", None), getattr(b, "grid", None)
+    return _on and all(grid is not None and grid.step.dim() == 0 for grid in grids)
+
+
+def _transposed(grid: Grid) -> Grid:
+    return grid._replace(codes=grid.codes.mT)
+
+
+class _CodeProduct(torch.autograd.Function):
+    """With a = s A + o and b = t B + p for codes A and B: a b = st AB + sp A1 + ot 1B + op K, A1 being A's row sums."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor, first: Grid, second: Grid) -> Tensor:
+        ctx.grids = first, second
+        product = (first.codes @ second.codes).mul_(first.step * second.step)
+        if second.offset is not None:
+            product += first.codes.sum(-1, keepdim=True) * (first.step * second.offset)
+        if first.offset is not None:
+            product += second.codes.sum(-2, keepdim=True) * (first.offset * second.step)
+        if first.offset is not None and second.offset is not None:
+            product += first.codes.shape[-1] * first.offset * second.offset
+        return product
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        """g b^T and a^T g: the codes stay exact, the gradient is rounded to bf16 on its way into the product."""
+        first, second = ctx.grids
+        to_a = (gradient @ second.codes.mT).mul_(second.step)
+        if second.offset is not None:
+            to_a += gradient.sum(-1, keepdim=True) * second.offset
+        codes, rows = first.codes, gradient
+        if second.codes.dim() == 2:  # one matrix for all examples
+            codes, rows = codes.flatten(0, -2), gradient.flatten(0, -2)
+        to_b = (codes.mT @ rows).mul_(first.step)
+        if first.offset is not None:
+            to_b += rows.sum(-2, keepdim=True) * first.offset
+        return to_a, to_b, None, None
