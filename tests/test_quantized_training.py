@@ -48,6 +48,18 @@ def test_a_whole_run_ends_with_the_score_of_its_file(method, run, sst2, accelera
     assert record["size"]["last"]["paper_bytes"] < record["size"]["last"]["fp32_bytes"]
 
 
+@pytest.mark.parametrize("method", ["twn_2bit", "lsq_4bit"])
+def test_a_run_tells_what_quantization_takes_from_each_matrix(method, run):
+    record, _ = run(method)
+    errors = {(entry["layer"], entry["matrix"]): entry["error"] for entry in record["quantization_error"]}
+    layers = record["ran_on"]["base"]["layers"]
+    matrices = ("query", "key", "value", "attention output", "intermediate", "output")
+    assert errors.keys() >= {(layer, matrix) for layer in range(1, layers + 1) for matrix in matrices}
+    assert errors.keys() >= {(0, "word embedding"), (layers + 1, "pooler")}
+    floor = 0.1 if "2bit" in method else 1e-4
+    assert all(floor < error < 0.5 for error in errors.values())
+
+
 @pytest.mark.parametrize("method", TAUGHT)
 def test_the_distance_to_the_teacher_falls_in_twenty_steps(method, run):
     """(Its labels take hundreds of steps even in full precision: what a "not" turns round is told by no single word.)"""

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from methods.core import artifact, data, files, interrupt, provenance, scoring, speed, train
 from methods.core.bert import from_base, read_base
 from methods.core.checkpoints import Checkpoints
+from methods.core.structure import quantization_error
 from methods.errors import UserError
 from methods.kernel import fusing, products
 
@@ -180,6 +181,8 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
             kept |= {
                 f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v for key, v in arrays.items()
             }
+    student.load_state_dict(fitted.last)
+    record["quantization_error"] = quantization_error(student)
     if accelerator.is_main_process:
         digests["predictions.npz"] = _write_npz(out / "predictions.npz", kept)
         record |= {"status": "ok", "scores": scores, "size": sizes, "files": digests}
@@ -204,6 +207,7 @@ def _frame(ask: dict, task, base, base_sha: str, found: dict, precision: str, ac
         "teacher": teacher and teacher.told(),
         "init": init and {key: value for key, value in init.told().items() if key != "score"},
         "size": None,
+        "quantization_error": [],
         "steps": 0,
         "examples_seen": 0,
         "curve": [],

@@ -4,13 +4,15 @@ A method calls `edit(model, "quantize", ...)`; the edit and its options are reme
 of the model's file, and are applied again to a fresh BERT when the file is loaded. The model class stays transformers'.
 """
 
+import re
+
 import torch
 from torch import Tensor, nn
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from methods.kernel import layers, quantizers
-from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, QuantLinear, product_dtype
+from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, Quantized, QuantLinear, product_dtype
 
 WEIGHT_SPECS = ("weights", "embeddings", "positions")  # options of `quantize` that a loaded model has no use for
 SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
@@ -115,6 +117,26 @@ def calibrate(model: nn.Module, batches) -> None:
         for hook in hooks:
             hook.remove()
         model.train(was_training)
+
+
+@torch.no_grad()
+def quantization_error(model: nn.Module) -> list[dict]:
+    """What the grid takes from each matrix of a trained model: squared error over squared values of the latent weights."""
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, Quantized) and module.weight_quantizer is not None:
+            layer, matrix = _place(name, model.config.num_hidden_layers)
+            error = (module.weight_quantizer.values(module.weight) - module.weight).square().sum()
+            share = error / module.weight.square().sum().clamp(min=1e-30)
+            found.append({"layer": layer, "matrix": matrix, "error": float(share)})
+    return found
+
+
+def _place(name: str, layers: int) -> tuple[int, str]:
+    """Layer (0 for the embeddings) and matrix of a module, such as `bert.encoder.layer.3.attention.self.query`."""
+    if found := re.search(r"layer\.(\d+)\.(?:attention\.self\.)?(.*?)(?:\.dense)?$", name):
+        return int(found[1]) + 1, found[2].replace(".", " ")
+    return (layers + 1, "pooler") if "pooler" in name else (0, name.split(".")[-1].replace("_embeddings", " embedding"))
 
 
 def show_scores(model: nn.Module) -> None:
