@@ -64,6 +64,18 @@ def test_a_compiled_step_is_the_eager_step(options):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_compiled_update_counts_as_a_change_of_the_weight():
+    """Layers keep a weight's values until its version moves: an update that did not move it would never be seen."""
+    weight = torch.nn.Parameter(torch.randn(8, 8))
+    optimizer = optim.BertAdam([weight], lr=1e-3)
+    fusing.switch(True)
+    weight.grad, before, version = torch.randn(8, 8), weight.detach().clone(), weight._version
+    optimizer.step()
+    assert not torch.equal(weight, before)
+    assert weight._version > version
+
+
 def rows(count: int):
     class Rows:
         lengths = torch.full((count,), 30.0).numpy()

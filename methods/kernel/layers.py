@@ -3,6 +3,8 @@
 They are drop-in replacements of torch's own, with the same parameter names, so that they can be put into any stock model.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -96,7 +98,9 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         version = (self.weight._version, self.weight_step._version, self.bias._version)
         if self._packed is None or self._packed[0] != version:
-            weight = torch._make_per_tensor_quantized_tensor(self.weight, float(self.weight_step), 0)
+            with warnings.catch_warnings():  # torch announces the end of this kind of tensor; its kernels know no other
+                warnings.simplefilter("ignore", UserWarning)
+                weight = torch._make_per_tensor_quantized_tensor(self.weight, float(self.weight_step), 0)
             self._packed = version, torch.ops.quantized.linear_prepack(weight, self.bias)
         return torch.ops.quantized.linear_dynamic(x.float(), self._packed[1], reduce_range=True)
 
