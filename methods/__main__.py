@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from methods.errors import UserError, explain
 
@@ -18,14 +19,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.command(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 1
     except OSError as error:
         if (line := explain(error)) is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        _say(f"error: {line}")
         return 1
     return 0
+
+
+def _say(line: str) -> None:
+    """Of the processes that share a run the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,13 +96,7 @@ def data(arguments) -> None:
 
 def run(arguments) -> None:
     if arguments.processes > 1 and "LOCAL_RANK" not in os.environ:
-        launch = [
-            "accelerate.commands.launch",
-            f"--num_processes={arguments.processes}",
-            "--module",
-            "methods",
-        ]
-        os.execv(sys.executable, [sys.executable, "-m", *launch, *sys.argv[1:]])
+        _launch(arguments.processes)
     catalogue = None if arguments.ask else _catalogue(arguments, method=arguments.method, task=arguments.task)
     ask = arguments.ask or catalogue.ask(arguments.method, arguments.task, arguments.seed)
     folders = {role: getattr(arguments, role) for role in ask["ancestors"]}
@@ -120,7 +121,16 @@ def run(arguments) -> None:
         )
     except interrupt.Interrupted:
         raise SystemExit(interrupt.EXIT_CODE) from None
-    print(_told(record), file=sys.stderr)
+    _say(_told(record))
+
+
+def _launch(processes: int) -> NoReturn:
+    """Become `accelerate launch`, which starts this very command once for each process."""
+    # What it calls multi-GPU means several processes, on CPUs too. Port 0 is a free one, so that runs can stand side by
+    # side; the rest are its defaults, said aloud because it warns where they are not.
+    options = f"--multi_gpu --num_processes={processes} --main_process_port=0"
+    options += " --num_machines=1 --mixed_precision=no --dynamo_backend=no --module methods"
+    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *options.split(), *sys.argv[1:]])
 
 
 def score(arguments) -> None:
