@@ -85,6 +85,14 @@ def test_a_wrong_configuration_is_one_line(tmp_path, config, line):
     assert "Traceback" not in done.stderr
 
 
+def test_nested_values_on_the_command_line_are_numbers_nulls_and_booleans(tmp_path):
+    words = ["budget={tasks: {rte: {epochs_scale: 3, train_rows: null}}}", "seeds=[1, 2]", "allow_weak_teacher=true"]
+    done = snakemake(tmp_path, "results/fp32_kd_rte.json", "-n", "-p", "--config", *words)
+    assert '"epochs_scale":3,' in done.stdout + done.stderr
+    assert '"train_rows":null' in done.stdout + done.stderr
+    assert "Run of fp32_kd on rte, seed 2" in done.stdout + done.stderr
+
+
 def test_a_missing_mirror_is_one_line(tmp_path):
     config = {"preset": "small", "data": {"mirror": "nowhere"}, "base": {"source": "folder", "path": "nowhere"}}
     done = snakemake(tmp_path, "results/fp32_rte.json", config=config, check=False)

@@ -4,6 +4,7 @@ Plain Python on YAML and JSON, shared by the Snakefile and by the command line. 
 because the Snakefile is parsed again in every job. What a run is told, its *ask*, is made here and nowhere else.
 """
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -148,6 +149,17 @@ def merge(below: dict, above: dict) -> dict:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def typed(value):
+    """What was written after `--config`: within {} and [] Snakemake leaves numbers, booleans and nulls as strings."""
+    if isinstance(value, dict):
+        return {key: typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [typed(inner) for inner in value]
+    with contextlib.suppress(ValueError, TypeError):  # a word, or typed already
+        return json.loads(value)
+    return value
 
 
 def check(value: dict, schema_name: str, where: str) -> None:
