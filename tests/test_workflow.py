@@ -175,6 +175,78 @@ def test_kill_9_in_training_and_the_same_command_give_the_same_bytes(project):
     assert {name: (project / "again" / name).read_bytes() for name in names} == before
 
 
+def test_a_file_in_place_of_the_results_folder_is_one_line(tmp_path):
+    (tmp_path / "results").touch()
+    done = snakemake(tmp_path, "results/fp32_rte.json", check=False)
+    assert done.returncode != 0
+    assert "error: results is no folder that can be written: make it one or work in another" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def as_root(*words: str) -> list[str]:
+    """The command with rights over mounts that nobody else sees and that are gone with it."""
+    return ["unshare", "--map-root-user", "--mount", *words]
+
+
+def may_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(as_root("mount", "-t", "tmpfs", "none", "/mnt"), capture_output=True).returncode == 0
+
+
+mounts = pytest.mark.skipif(not may_mount(), reason="this user may not mount anything, even in a namespace of its own")
+
+
+@pytest.fixture
+def shell(project, tmp_path):
+    """Runs a script in a copy of the project, in which `$ALL` makes a cell of two seeds of which one is there."""
+    shutil.copytree(project, tmp_path / "copy")
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**TINY, "seeds": [1, 2]}))
+    command = f"{sys.executable} -m snakemake --snakefile {ROOT}/Snakefile all --cores 1 --configfile {tmp_path}/two.yaml"
+
+    def run(script: str) -> tuple[subprocess.CompletedProcess, Path]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ALL": command}
+        words = as_root("sh", "-c", script)
+        done = subprocess.run(words, cwd=tmp_path / "copy", env=environment, capture_output=True, text=True, timeout=300)
+        return done, tmp_path / "copy/results"
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@mounts
+@pytest.mark.slow
+def test_a_read_only_results_folder_is_one_line_and_loses_nothing(project, shell):
+    done, results = shell("mount --bind results results && mount -o remount,ro,bind results && $ALL")
+    assert done.returncode != 0
+    assert "error: results is no folder that can be written" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert contents(results) == contents(project / "results")
+
+
+@mounts
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_loses_nothing_and_with_more_room_the_same_command_goes_on(project, shell):
+    little = "size=$(( $(du -sk results | cut -f1) + 300 ))k"  # a run writes more than 400
+    space = f"cp -a results before && mount -t tmpfs -o {little} none results && cp -a before/. results/"
+    more = "mount -o remount,size=32m results"
+    done, results = shell(f"{space} && ! $ALL && cp -a results ../full && {more} && $ALL && cp -a results ../whole")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = done.stdout + done.stderr
+    assert "error: No space is left for results/demo/runs/fp32/sst2/2/" in told
+    assert "free some and run the same command again; nothing finished is lost" in told
+    assert "Traceback" not in told
+    assert "[Errno" not in told
+    full, whole = (contents(results.parent.parent / name) for name in ("full", "whole"))
+    before = {name: content for name, content in contents(project / "results").items() if "/logs/" not in name}
+    assert before.items() <= full.items()
+    assert not any(name.endswith(".tmp") for name in full)
+    assert "demo/runs/fp32/sst2/2/run.json" in whole
+
+
 @pytest.mark.slow
 def test_stored_predictions_are_scored_again_through_evaluate(project, tmp_path):
     run = tmp_path / "run"

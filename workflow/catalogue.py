@@ -9,6 +9,7 @@ import difflib
 import functools
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,6 +176,16 @@ def check(value: dict, schema_name: str, where: str) -> None:
         unknown = sorted(str(key) for key in error.instance if key not in known)[0]
         raise ConfigError(f"{where}: unknown key {unknown!r} at {place}. {_choices(unknown, known)}")
     raise ConfigError(f"{where}: {place}: {error.message}. Every key is described in config/README.md.")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise one line for a results folder that Snakemake would meet with a traceback."""
+    place = folder if folder.exists() else folder.absolute().parent
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ConfigError(
+            f"{place} is no folder that can be written: make it one or work in another (--directory), then run the same "
+            "command again; nothing finished is lost."
+        )
 
 
 @functools.cache

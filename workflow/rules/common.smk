@@ -2,6 +2,7 @@
 
 try:
     CATALOGUE = catalogues.load(catalogues.merge(config, catalogues.typed(dict(workflow.config_settings.config))))
+    catalogues.check_writable(Path("results"))
 except catalogues.ConfigError as error:
     sys.exit(f"error: {error}")
 
