@@ -175,6 +175,22 @@ def test_kill_9_in_training_and_the_same_command_give_the_same_bytes(project):
     assert {name: (project / "again" / name).read_bytes() for name in names} == before
 
 
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize("way", [{"HF_ENDPOINT": NOBODY}, {"HF_ENDPOINT": "https://huggingface.co", "HTTPS_PROXY": NOBODY}])
+def test_prefetch_without_network_is_one_line_and_writes_no_mirror(tmp_path, monkeypatch, way):
+    for name, value in way.items():
+        monkeypatch.setenv(name, value)
+    done = snakemake(tmp_path, "prefetch", config={"preset": "paper"}, check=False)
+    assert done.returncode != 0
+    assert (
+        "error: The hub cannot be reached: run `snakemake prefetch` on a machine with network." in done.stdout + done.stderr
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "mirror").exists()
+
+
 def test_a_file_in_place_of_the_results_folder_is_one_line(tmp_path):
     (tmp_path / "results").touch()
     done = snakemake(tmp_path, "results/fp32_rte.json", check=False)
