@@ -8,11 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers.models.bert.configuration_bert import BertConfig
-from transformers.models.bert.modeling_bert import (
-    BertForMaskedLM,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-)
+from transformers.models.bert.modeling_bert import BertForQuestionAnswering, BertForSequenceClassification
 
 from methods.core.files import read_sealed, sha256_file, write_sealed
 from methods.errors import UserError
@@ -107,8 +103,6 @@ def bert(config: BertConfig, kind: str, labels: int) -> nn.Module:
     """A stock BERT for a kind of task, freshly initialised from torch's random state."""
     if kind == "span":
         return BertForQuestionAnswering(config)
-    if kind == "words":
-        return BertForMaskedLM(config)
     config.num_labels = max(labels, 1)
     return BertForSequenceClassification(config)
 
