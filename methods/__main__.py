@@ -16,6 +16,8 @@ from methods.errors import UserError, explain
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads wait asleep: where they wait spinning, two of them beside any other work are many times slower than one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments.command(arguments)
     except UserError as error:
