@@ -1,6 +1,7 @@
 # BERT quantization benchmark: the table of contents. Plain Python does the work, behind `python -m methods` and `python -m report`.
 import os
 import sys
+from pathlib import Path
 
 sys.path.insert(0, str(workflow.current_basedir))
 from workflow import catalogue as catalogues

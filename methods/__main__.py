@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from methods.errors import UserError, explain
 
@@ -15,10 +16,12 @@ from methods.errors import UserError, explain
 def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads wait asleep: where they wait spinning, two of them beside any other work are many times slower than one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments.command(arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 1
     except BrokenPipeError:  # whoever was reading has seen enough; nor may Python complain when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -26,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if (line := explain(error)) is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        _say(f"error: {line}")
         return 1
     return 0
 
@@ -43,6 +46,12 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 upwards")
     return int(text)
+
+
+def _say(line: str) -> None:
+    """Of the processes that share a run the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,13 +134,7 @@ def data(arguments) -> None:
 
 def run(arguments) -> None:
     if arguments.processes > 1 and "LOCAL_RANK" not in os.environ:
-        launch = [
-            "accelerate.commands.launch",
-            f"--num_processes={arguments.processes}",
-            "--module",
-            "methods",
-        ]
-        os.execv(sys.executable, [sys.executable, "-m", *launch, *sys.argv[1:]])
+        _launch(arguments.processes)
     catalogue = None if arguments.ask else _catalogue(arguments, method=arguments.method, task=arguments.task)
     ask = arguments.ask or catalogue.ask(arguments.method, arguments.task, arguments.seed)
     folders = {role: getattr(arguments, role) for role in ask["ancestors"]}
@@ -156,7 +159,16 @@ def run(arguments) -> None:
         )
     except interrupt.Interrupted:
         raise SystemExit(interrupt.EXIT_CODE) from None
-    print(_told(record), file=sys.stderr)
+    _say(_told(record))
+
+
+def _launch(processes: int) -> NoReturn:
+    """Become `accelerate launch`, which starts this very command once for each process."""
+    # What it calls multi-GPU means several processes, on CPUs too. Port 0 is a free one, so that runs can stand side by
+    # side; the rest are its defaults, said aloud because it warns where they are not.
+    options = f"--multi_gpu --num_processes={processes} --main_process_port=0"
+    options += " --num_machines=1 --mixed_precision=no --dynamo_backend=no --module methods"
+    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *options.split(), *sys.argv[1:]])
 
 
 def score(arguments) -> None:

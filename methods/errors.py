@@ -10,12 +10,14 @@ class UserError(Exception):
 def explain(error: OSError) -> str | None:
     """One line for the failures of disks and folders that every command can meet; None for anything else."""
     where = error.filename2 or error.filename or "the results folder"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"No space is left for {where}: free some and run the same command again; nothing finished is lost."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return (
             f"{where} cannot be written: make the folder writable or work in another one, then run the same command again."
         )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"{where} cannot be a folder, because a file stands there: move the file away and run the same command again."
     if error.errno == errno.ENOENT:
         return f"{where} does not exist: run the command that makes it first (`snakemake -n` shows the order)."
     return None

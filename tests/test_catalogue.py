@@ -49,6 +49,23 @@ def test_values_for_single_tasks_win():
     assert found.ask("fp32", "rte", 1)["spec"]["recipe"]["epochs"] == 3
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"rte": {"epochs_scale": "3", "lr_scale": "1e-3"}}, {"rte": {"epochs_scale": 3, "lr_scale": 0.001}}),
+        (["1", "2"], [1, 2]),
+        ({"mirror": "null", "source": "hub"}, {"mirror": None, "source": "hub"}),
+        ("true", True),
+        (4, 4),
+        (None, None),
+        ("demo", "demo"),
+        ("86b5e0934494bd15c9632b12f734a8a67f723594", "86b5e0934494bd15c9632b12f734a8a67f723594"),
+    ],
+)
+def test_what_stands_on_the_command_line_means_what_it_would_in_the_file(given, meant):
+    assert catalogue.typed(given) == meant
+
+
 def test_teachers_have_one_seed_and_other_ancestors_their_descendants():
     found = catalogue.load({**DEMO, "teacher_seed": 9})
     assert found.ancestors("fp32_kd", "rte", 4) == {"teacher": ("fp32", "rte", 9)}

@@ -1,5 +1,9 @@
+import contextlib
+import errno
 import hashlib
 import shutil
+import socket
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -177,6 +181,46 @@ def test_without_network_and_mirror_there_is_one_line_at_once(tmp_path, monkeypa
     assert time.monotonic() - start < 5
 
 
+def test_a_hub_that_breaks_off_is_asked_once(tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asked = []
+
+        def hang_up():
+            with contextlib.suppress(OSError):  # the server is closed when the test is over
+                while True:
+                    caller = server.accept()[0]
+                    asked.append(caller)
+                    caller.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(UserError, match="The hub cannot be reached"):
+            hub.prefetch([{"id": "a/b", "kind": "model", "revision": "0" * 40}], str(tmp_path))
+        assert len(asked) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("mishap", "expected"),
+    [
+        (RuntimeError("404:\nno such revision"), (UserError, r"a/b cannot be copied .*RuntimeError: 404: no such revision")),
+        (OSError(errno.ENOSPC, "No space left on device", "mirror"), (OSError, "No space left")),
+    ],
+)
+def test_what_goes_wrong_while_copying_is_one_line(tmp_path, monkeypatch, mishap, expected):
+    import huggingface_hub
+
+    def snapshot_download(*names, **options):
+        raise mishap
+
+    monkeypatch.setattr(hub, "reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(expected[0], match=expected[1]):
+        hub.prefetch([{"id": "a/b", "kind": "model", "revision": "0" * 40}], str(tmp_path))
+
+
 def test_prefetch_writes_sums_that_the_reader_checks(tmp_path, monkeypatch):
     import huggingface_hub
 
@@ -184,6 +228,7 @@ def test_prefetch_writes_sums_that_the_reader_checks(tmp_path, monkeypatch):
         assert (repo_type, revision) == ("model", "0" * 40)
         local_dir.mkdir(parents=True)
         (local_dir / "config.json").write_text("{}")
+        return str(local_dir)
 
     monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)

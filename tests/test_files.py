@@ -86,6 +86,33 @@ def test_a_full_disk_is_one_line_that_says_what_to_do():
     assert "free some and run the same command again" in explain(error.value)
 
 
+def test_a_limit_on_file_sizes_is_told_like_a_full_disk_and_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "a.safetensors"
+    files.write_sealed(path, ARRAYS, {"old": 1})
+    code = f"""
+import resource, numpy
+from methods.core import files
+from methods.errors import explain
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    files.write_sealed({str(path)!r}, {{"large": numpy.zeros(1000)}}, {{}})
+except OSError as error:
+    print(explain(error))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.startswith(f"No space is left for {path}: free some"), done.stderr
+    assert files.read_sealed(path)[1] == {"old": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("below", ["", "runs/fp32"])
+def test_a_file_in_place_of_a_folder_is_one_line(tmp_path, below):
+    (tmp_path / "results").touch()
+    with pytest.raises(OSError) as error:
+        (tmp_path / "results" / below).mkdir(parents=True, exist_ok=True)
+    assert "a file stands there: move the file away" in explain(error.value)
+
+
 def test_a_second_writer_waits_for_the_first(tmp_path):
     code = f"from methods.core.files import lock\nfrom pathlib import Path\nwith lock(Path({str(tmp_path)!r})): print('in')"
     with files.lock(tmp_path):

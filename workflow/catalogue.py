@@ -4,10 +4,12 @@ Plain Python on YAML and JSON, shared by the Snakefile and by the command line. 
 because the Snakefile is parsed again in every job. What a run is told, its *ask*, is made here and nowhere else.
 """
 
+import contextlib
 import difflib
 import functools
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +152,17 @@ def merge(below: dict, above: dict) -> dict:
     return merged
 
 
+def typed(value):
+    """What was written after `--config`: within {} and [] Snakemake leaves numbers, booleans and nulls as strings."""
+    if isinstance(value, dict):
+        return {key: typed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [typed(inner) for inner in value]
+    with contextlib.suppress(ValueError, TypeError):  # a word, or typed already
+        return json.loads(value)
+    return value
+
+
 def check(value: dict, schema_name: str, where: str) -> None:
     """Raise one line for the first thing that the schema forbids."""
     schema = read_yaml(ROOT / f"workflow/schemas/{schema_name}.schema.yaml")
@@ -163,6 +176,16 @@ def check(value: dict, schema_name: str, where: str) -> None:
         unknown = sorted(str(key) for key in error.instance if key not in known)[0]
         raise ConfigError(f"{where}: unknown key {unknown!r} at {place}. {_choices(unknown, known)}")
     raise ConfigError(f"{where}: {place}: {error.message}. Every key is described in config/README.md.")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise one line for a results folder that Snakemake would meet with a traceback."""
+    place = folder if folder.exists() else folder.absolute().parent
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise ConfigError(
+            f"{place} is no folder that can be written: make it one or work in another (--directory), then run the same "
+            "command again; nothing finished is lost."
+        )
 
 
 @functools.cache

@@ -8,11 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers.models.bert.configuration_bert import BertConfig
-from transformers.models.bert.modeling_bert import (
-    BertForMaskedLM,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-)
+from transformers.models.bert.modeling_bert import BertForQuestionAnswering, BertForSequenceClassification
 
 from methods.core.files import read_sealed, sha256_file, write_sealed
 from methods.errors import UserError
@@ -106,9 +102,9 @@ def wordpiece(vocabulary: list[str]) -> str:
 
 def bert(config: BertConfig, kind: str, labels: int) -> nn.Module:
     """A stock BERT for a kind of task, freshly initialised from torch's random state; only its dropout is cheaper."""
-    if kind not in ("span", "words"):
+    if kind != "span":
         config.num_labels = max(labels, 1)
-    model = {"span": BertForQuestionAnswering, "words": BertForMaskedLM}.get(kind, BertForSequenceClassification)(config)
+    model = (BertForQuestionAnswering if kind == "span" else BertForSequenceClassification)(config)
     for parent in list(model.modules()):
         for name, module in parent.named_children():
             if type(module) is nn.Dropout:

@@ -75,7 +75,8 @@ def accelerate(wanted: str) -> tuple[Accelerator, str, str | None]:
     precision, note = provenance.precision(wanted, torch.cuda.is_available())
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.set_flush_denormal(True)
-    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no"), precision, note
+    several_cpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=several_cpus), precision, note
 
 
 def run(
@@ -95,6 +96,7 @@ def run(
     accelerator, precision, note = accelerate(ask["precision"])
     out.mkdir(parents=True, exist_ok=True)
     with files.lock(out) if accelerator.is_main_process else contextlib.nullcontext():
+        accelerator.wait_for_everyone()  # until the folder is ours: what stands in it must look alike to every process
         return _run(
             ask, family, out, data_path, base_path, ancestors, accelerator, precision, note,
             (checkpoint_steps, checkpoint_seconds),
@@ -104,24 +106,26 @@ def run(
 def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precision, note, every) -> dict:
     started = time.monotonic()
     title = f"{ask['method']} {ask['task']} seed {ask['seed']}"
+
+    def say(text: str) -> None:
+        if accelerator.is_main_process:
+            print(f"{title}: {text}", file=sys.stderr)
+
     task, (base, base_sha) = data.load(data_path), read_base(base_path)
     found = {role: ancestor(folder, ask["primary"]) for role, folder in ancestors.items()}
     record = _frame(ask, task, base, base_sha, found, precision, accelerator)
     record["events"] += [note] if note else []
     identity = files.sha256(files.canonical(record).encode())
     if (done := _finished(out, identity)) is not None:
-        print(f"{title}: already done in {out}", file=sys.stderr)
+        say(f"already done in {out}")
         return done
     (out / "run.json").unlink(missing_ok=True)  # it is written last: where it stands, everything stands
-    checkpoints = Checkpoints(
-        out / "checkpoints", identity, *every, say=lambda text: print(f"{title}: {text}", file=sys.stderr)
-    )
+    checkpoints = Checkpoints(out / "checkpoints", identity, *every, say=say)
     failed = next((one for one in found.values() if one.run["status"] != "ok"), None)
     teacher = found.get("teacher")
     if failed:
-        return _write_diverged(
-            out, record, identity, "diverged (ancestor)", f"its ancestor {failed.name} {failed.run['status']}"
-        )
+        record |= {"status": "diverged (ancestor)", "reason": f"its ancestor {failed.name} {failed.run['status']}"}
+        return _write_diverged(out, record, identity) if accelerator.is_main_process else record
     _check_teacher(teacher, ask)
 
     inputs = {"accelerator": accelerator, "padding": ask["padding"], "max_length": task.meta["max_length"]}
@@ -160,7 +164,8 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
     record |= {"steps": state.step, "examples_seen": state.examples, "curve": state.curve, "dev": state.dev}
     record["events"] += state.events
     if fitted.diverged:
-        return _write_diverged(out, record, identity, "diverged", fitted.diverged)
+        record |= {"status": "diverged", "reason": fitted.diverged}
+        return _write_diverged(out, record, identity) if accelerator.is_main_process else record
 
     scores, kept, sizes, digests = {}, scoring.references(task), {}, {}
     for protocol, weights, step in (
@@ -183,9 +188,9 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
             }
     student.load_state_dict(fitted.last)
     record["quantization_error"] = quantization_error(student)
+    record |= {"status": "ok", "scores": scores, "size": sizes}
     if accelerator.is_main_process:
-        digests["predictions.npz"] = _write_npz(out / "predictions.npz", kept)
-        record |= {"status": "ok", "scores": scores, "size": sizes, "files": digests}
+        record["files"] = {**digests, "predictions.npz": _write_npz(out / "predictions.npz", kept)}
         _write_machine(out, started, trained, state.step, checkpoints.resumed)
         files.write_json(out / "run.json", {**record, "identity": identity})
         checkpoints.clear()
@@ -257,10 +262,9 @@ def _check_teacher(teacher: Ancestor | None, ask: dict) -> None:
         )
 
 
-def _write_diverged(out: Path, record: dict, identity: str, status: str, reason: str) -> dict:
+def _write_diverged(out: Path, record: dict, identity: str) -> dict:
     """All declared files of a run that has no scores: a result to show, not an error to hide."""
-    record |= {"status": status, "reason": reason}
-    meta = {"method": record["asked"]["method"], "task": record["asked"]["task"], "reason": reason}
+    meta = {"method": record["asked"]["method"], "task": record["asked"]["task"], "reason": record["reason"]}
     digests = {f"{name}.safetensors": artifact.save_diverged(out / f"{name}.safetensors", meta) for name in PROTOCOLS}
     digests["predictions.npz"] = _write_npz(out / "predictions.npz", {})
     record["files"] = digests

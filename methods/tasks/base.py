@@ -1,12 +1,15 @@
 """The base model file: imported from the hub, a folder or a package, or a micro-BERT pre-trained on generated text."""
 
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
+from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.bert.configuration_bert import BertConfig
+from transformers.models.bert.modeling_bert import BertForMaskedLM
 
 from methods.core import interrupt
 from methods.core.bert import Base, bert, import_base, wordpiece, write_base
@@ -59,7 +62,7 @@ def pretrain(base: dict, out: Path, identity: str) -> Base:
         "attention_probs_dropout_prob": 0.0,
     }
     torch.manual_seed(base["seed"])
-    model = bert(BertConfig(**config), "words", 0)
+    model = MaskedWords(BertConfig(**config))
     lean_to_matching(model)
     stage = Stage(
         name="masked words",
@@ -83,7 +86,7 @@ def pretrain(base: dict, out: Path, identity: str) -> Base:
             seed=base["seed"],
             padding="bucket",
             max_length=base["positions"],
-            evaluate_every=500,
+            evaluate_every=stage.steps(text["train"]),
             checkpoints=checkpoints,
             title="pre-training",
         )
@@ -100,6 +103,24 @@ def pretrain(base: dict, out: Path, identity: str) -> Base:
     }
     dropout = {"hidden_dropout_prob": base["dropout"], "attention_probs_dropout_prob": base["dropout"]}
     return Base(weights, {**config, **dropout, "initializer_range": 0.02}, tokenizer_json, source)
+
+
+class MaskedWords(BertForMaskedLM):
+    """BERT as it reads masked text, whose head scores no word before it is asked: six places in seven are not hidden."""
+
+    def forward(self, **inputs):
+        return MaskedLMOutput(logits=OnDemand(self.bert(**inputs).last_hidden_state, self.cls))
+
+
+@dataclass(frozen=True)
+class OnDemand:
+    """Scores of all words, worked out at the places that are looked up."""
+
+    hidden: torch.Tensor  # (B, S, H)
+    head: torch.nn.Module
+
+    def __getitem__(self, places: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return self.head(self.hidden[places])  # (places, V)
 
 
 @torch.no_grad()
@@ -124,21 +145,18 @@ def masked(texts, tokenizer: Tokenizer, base: dict) -> dict[str, Split]:
     count = int(len(encodings) * HELD_OUT)
     splits = {}
     for name, members in (("held out", encodings[:count]), ("train", encodings[count:])):
-        rows, first, targets = [], [], []
-        for encoding in members:
-            ids = np.array(encoding.ids)
-            ordinary = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
-            chosen = ordinary[random.random(len(ordinary)) < base["masked"]]
-            chosen = chosen if len(chosen) else ordinary[:1]
-            target = np.full(len(ids), -100, np.int64)
-            target[chosen] = ids[chosen]
-            fate = random.random(len(chosen))
-            swapped = np.where(fate < AS_MASK, mask, random.integers(len(SPECIALS), words, len(chosen)))
-            ids[chosen] = np.where(fate < AS_MASK + AS_OTHER, swapped, ids[chosen])
-            rows.append(ids.tolist())
-            first.append(encoding.type_ids.index(1) if 1 in encoding.type_ids else len(ids))
-            targets.append(target)
-        splits[name] = pack(rows, first, targets={"words": np.concatenate(targets)})
+        first = [encoding.type_ids.index(1) if 1 in encoding.type_ids else len(encoding) for encoding in members]
+        split = pack([encoding.ids for encoding in members], first)
+        chosen = (split.ids >= len(SPECIALS)) & (random.random(len(split.ids)) < base["masked"])
+        starts = split.ends - split.lengths
+        chosen[starts + 1] |= ~np.logical_or.reduceat(chosen, starts)  # no text without a hidden word
+        targets = np.where(chosen, split.ids, -100).astype(np.int64)
+        fate = random.random(len(split.ids))
+        other = random.integers(len(SPECIALS), words, len(split.ids), dtype=np.int32)
+        split.ids[chosen & (fate < AS_MASK)] = mask
+        swapped = chosen & (fate >= AS_MASK) & (fate < AS_MASK + AS_OTHER)
+        split.ids[swapped] = other[swapped]
+        splits[name] = replace(split, targets={"words": targets})
     return splits
 
 
@@ -149,7 +167,8 @@ def accuracy(model, split: Split, accelerator, max_length: int) -> float:
     right = total = 0
     for rows in shuffled(split, 64, 0, 0):
         batch = tensors(collate(split, rows, "bucket", max_length), accelerator)
-        guesses, hidden = forward(model, batch).logits.argmax(2), batch["words"] != -100
-        right += int((guesses == batch["words"])[hidden].sum())
-        total += int(hidden.sum())
+        hidden = (batch["words"] != -100).nonzero(as_tuple=True)
+        guesses = forward(model, batch).logits[hidden].argmax(1)  # (words,)
+        right += int((guesses == batch["words"][hidden]).sum())
+        total += len(guesses)
     return 100 * right / total

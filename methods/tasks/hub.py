@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from methods.core.files import canonical, sha256_file
-from methods.errors import UserError
+from methods.errors import UserError, explain
 
 DEFAULT_MIRROR = Path("mirror")  # what `snakemake prefetch` fills when the configuration names no other
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
@@ -179,14 +179,27 @@ def model_files(base: dict, mirror: str | None) -> Path:
             check_files(folder)
             return folder
     if mirror is None and reachable():
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(base["id"], revision=base["revision"], allow_patterns=list(MODEL_FILES)))
+        return _download(base["id"], revision=base["revision"], allow_patterns=list(MODEL_FILES))
     if base.get("package"):
         return _from_package(base["package"])
     if mirror is not None:
         locate(base["id"], mirror)  # says what is missing where
     raise UserError(f"{base['id']} cannot be had: {_no_hub()}")
+
+
+def _download(repository: str, **what) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, **what))
+    except Exception as error:  # the library's own, its HTTP client's, and the disk's
+        if isinstance(error, OSError) and explain(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{repository} cannot be copied from the hub ({type(error).__name__}: {reason}): run the same command again; "
+            "what was copied is kept."
+        ) from None
 
 
 def _no_hub() -> str:
@@ -231,14 +244,12 @@ def prefetch(repositories: list[dict], mirror: str | None) -> list[Path]:
     """Copy hub repositories, at their pinned revisions, into the mirror, with the checksums of their files."""
     if not reachable():
         raise UserError("The hub cannot be reached: run `snakemake prefetch` on a machine with network.")
-    from huggingface_hub import snapshot_download
-
     folders = []
     for repository in repositories:
         folder = Path(mirror or DEFAULT_MIRROR) / repository["id"]
         configs = [f"{config}/*" for config in repository.get("configs", [])]
         patterns = ["README.md", *configs] if repository["kind"] == "dataset" else list(MODEL_FILES)
-        snapshot_download(
+        _download(
             repository["id"],
             repo_type=repository["kind"],
             revision=repository["revision"],

@@ -1,7 +1,8 @@
 # Shared by all the rules - the catalogue, the legal names, and the Python that the jobs use.
 
 try:
-    CATALOGUE = catalogues.load(config)
+    CATALOGUE = catalogues.load(catalogues.merge(config, catalogues.typed(dict(workflow.config_settings.config))))
+    catalogues.check_writable(Path("results"))
 except catalogues.ConfigError as error:
     sys.exit(f"error: {error}")
 
