@@ -69,7 +69,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_weights(base, sst2, 
     class Stop(Exception):
         pass
 
-    def stop(student, optimizer, step):
+    def stop(student, optimizer, step, steps):
         if step == stop_at:
             raise Stop
 
@@ -160,7 +160,7 @@ def test_padding_does_not_change_what_is_learned(base, sst2, accelerator):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_within_a_logging_step(base, sst2, accelerator):
-    def poison(student, optimizer, step):
+    def poison(student, optimizer, step, steps):
         if step == 2:
             student.classifier.weight.data.fill_(float("nan"))
 
@@ -182,7 +182,7 @@ def test_stages_follow_one_another_and_only_the_last_one_selects(base, sst2, acc
 def test_sigterm_writes_a_checkpoint_and_leaves(base, sst2, accelerator, tmp_path, monkeypatch):
     monkeypatch.setattr(interrupt, "_asked", False)
     stage = dataclasses.replace(
-        STAGE, on_step=lambda student, optimizer, step: step == 5 and interrupt._note(signal.SIGTERM, None)
+        STAGE, on_step=lambda student, optimizer, step, steps: step == 5 and interrupt._note(signal.SIGTERM, None)
     )
     with pytest.raises(interrupt.Interrupted):
         fitted(base, sst2, accelerator, stage=stage, checkpoints=Checkpoints(tmp_path, "x"))
