@@ -25,7 +25,7 @@ def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
             "LayerNorms and small tables alone are more: raise it in config/methods.yaml, or take a larger base model."
         )
     if recipe["svd_part"] > 0:
-        edit(init, "factor", share=share ** recipe["svd_part"], by="svd")
+        edit(init, "factor", share=round(share ** recipe["svd_part"], 4), by="svd")
     density = min(1.0, share_left(init, target))
     for layer in matrices(init).values():
         mark(layer.weight, kept=round(density * layer.weight.numel()))
