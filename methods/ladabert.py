@@ -15,7 +15,7 @@ from methods.errors import UserError
 
 
 def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
-    """Factors of the rank, and weights marked with the count, that together leave the recipe's share of all parameters."""
+    """The start in factors, its weights marked for pruning; both together will leave the recipe's share of parameters."""
     recipe = spec["recipe"]
     target = recipe["remaining"] * sum(parameter.numel() for parameter in init.base_model.parameters())
     share = share_left(init, target)
@@ -67,7 +67,7 @@ def prune(student: nn.Module, optimizer, step: int, steps: int, *, every: int, r
     for weight in student.parameters():
         dropped = round(due(done / steps, ramp) * (weight.numel() - getattr(weight, "kept", weight.numel())))
         if dropped:
-            kept = weight.abs() > weight.abs().flatten().kthvalue(dropped).values
+            kept = weight.abs() > weight.abs().flatten().sort().values[dropped - 1]
             weight.mul_(kept)
             for moment in optimizer.state[weight].values():
                 if moment.shape == weight.shape:

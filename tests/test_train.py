@@ -170,6 +170,16 @@ def test_a_loss_that_is_no_number_ends_the_run_within_a_logging_step(base, sst2,
     assert result.last is None
 
 
+def test_the_hook_is_told_which_of_the_stages_updates_it_follows(base, sst2, accelerator):
+    told = []
+    stages = [
+        dataclasses.replace(STAGE, epochs=epochs, on_step=lambda student, optimizer, *count: told.append(count))
+        for epochs in (1, 0.5)
+    ]
+    fitted(base, sst2, accelerator, stage=stages)
+    assert told == [*((step, 8) for step in range(8)), *((step, 4) for step in range(4))]
+
+
 def test_stages_follow_one_another_and_only_the_last_one_selects(base, sst2, accelerator):
     scores = iter(range(100, 0, -1))
     stages = [STAGE, dataclasses.replace(STAGE, name="second", lr=1e-4)]

@@ -127,15 +127,16 @@ def _packed(layer: Quantized, ternary: str) -> tuple[dict, dict[str, Tensor]]:
     grid = quantizer.encode(layer.weight)
     bits = (quantizer.levels - 1).bit_length()
     entry = {"shape": list(grid.codes.shape), "bits": bits, "from": quantizer.codes_from, "by": quantizer.codes_by}
-    sparse = quantizer.levels != 3 and _sparse_is_smaller(grid.codes, bits)  # how to pack ternary codes is configured
-    codes = (grid.codes.sub_(quantizer.codes_from) / quantizer.codes_by).to(torch.uint8)
-    parts = {".step": grid.step.float()}
-    if sparse:
+    if quantizer.levels == 3:
+        entry["packing"] = ternary
+    else:
+        entry["packing"] = "sparse" if _sparse_is_smaller(grid.codes, bits) else "bits"
+    codes, parts = (grid.codes.sub_(quantizer.codes_from) / quantizer.codes_by).to(torch.uint8), {".step": grid.step.float()}
+    if entry["packing"] == "sparse":
         parts[".bitmap"], codes = packing.pack_sparse(codes, _zero(entry))
-        return {**entry, "packing": "sparse", "kept": len(codes)}, {**parts, ".codes": packing.pack(codes, bits)}
-    if ternary == "trits" and quantizer.levels == 3:
-        return {**entry, "packing": "trits"}, {**parts, ".codes": packing.pack_trits(codes)}
-    return {**entry, "packing": "bits"}, {**parts, ".codes": packing.pack(codes, bits)}
+        entry["kept"] = len(codes)
+    parts[".codes"] = packing.pack_trits(codes) if entry["packing"] == "trits" else packing.pack(codes, bits)
+    return entry, parts
 
 
 def _sparse(tensor: Tensor) -> tuple[dict, dict[str, Tensor]]:
