@@ -264,6 +264,14 @@ def test_a_damaged_sparse_matrix_is_named(part, wide, tmp_path):
         artifact.load(path)
 
 
+@pytest.mark.parametrize("part", [".bitmap", ".values"])
+def test_parts_that_contradict_their_description_are_refused(part):
+    entry, parts = artifact._sparse(torch.tensor([[0.0] * 9, [1.0] * 9]))
+    parts[part] = parts[part][:-1]
+    with pytest.raises(ValueError, match="'query' does not fit"):
+        artifact._unpacked("query", entry, parts)
+
+
 def test_a_matrix_is_stored_sparse_only_where_that_is_smaller(wide, tmp_path):
     """In fp32 a bitmap pays from one zero in 32 numbers on, of a matrix that is larger than its description."""
     model = from_base(wide, "classification", 2, 1)

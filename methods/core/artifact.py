@@ -84,11 +84,9 @@ def load(path: Path) -> tuple[nn.Module, dict]:
     for step in meta["edits"]:
         edit(model, **_without_weight_quantizers(step))
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    with torch.no_grad():
-        for name, entry in meta["packed"].items():
-            parts = {part: tensors.pop(name + part) for part in PARTS if name + part in tensors}
-            model.get_parameter(name).copy_(_unpacked(entry, parts))
-    expected = {name: tensor for name, tensor in _plain(model).items() if name not in meta["packed"]}
+    for name, entry in meta["packed"].items():
+        tensors[name] = _unpacked(name, entry, {part: tensors.pop(name + part) for part in PARTS if name + part in tensors})
+    expected = _plain(model)
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())[0]
         raise UserError(f"{path} does not fit its own description ({odd!r}): make it again.")
@@ -158,19 +156,20 @@ def _zero(entry: dict) -> int:
     return -entry["from"] // entry["by"]
 
 
-def _unpacked(entry: dict, parts: dict[str, Tensor]) -> Tensor:
+def _unpacked(name: str, entry: dict, parts: dict[str, Tensor]) -> Tensor:
     """A weight from its parts: values as they are, or codes * step, the product that the quantizer computed."""
-    count = math.prod(entry["shape"])
-    if ".values" in parts:
-        stored = parts[".values"]
-    elif entry["packing"] == "trits":
+    count, step = math.prod(entry["shape"]), parts.pop(".step", None)
+    if sum(part.nbytes for part in parts.values()) != _packed_bytes(entry):
+        raise ValueError(f"{name!r} does not fit")
+    stored = parts.get(".values")
+    if entry["packing"] == "trits":
         stored = packing.unpack_trits(parts[".codes"], count)
-    else:
+    elif stored is None:
         stored = packing.unpack(parts[".codes"], entry["bits"], entry.get("kept", count))
     if entry["packing"] == "sparse":
         stored = packing.unpack_sparse(parts[".bitmap"], stored, count, _zero(entry))
     weight = stored.reshape(entry["shape"]).float()
-    return weight if ".values" in parts else weight.mul_(entry["by"]).add_(entry["from"]).mul_(parts[".step"])
+    return weight if step is None else weight.mul_(entry["by"]).add_(entry["from"]).mul_(step)
 
 
 def size(path: Path) -> dict:
