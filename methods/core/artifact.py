@@ -161,13 +161,16 @@ def _unpacked(name: str, entry: dict, parts: dict[str, Tensor]) -> Tensor:
     count, step = math.prod(entry["shape"]), parts.pop(".step", None)
     if sum(part.nbytes for part in parts.values()) != _packed_bytes(entry):
         raise ValueError(f"{name!r} does not fit")
-    stored = parts.get(".values")
-    if entry["packing"] == "trits":
-        stored = packing.unpack_trits(parts[".codes"], count)
-    elif stored is None:
-        stored = packing.unpack(parts[".codes"], entry["bits"], entry.get("kept", count))
-    if entry["packing"] == "sparse":
-        stored = packing.unpack_sparse(parts[".bitmap"], stored, count, _zero(entry))
+    match entry["packing"]:
+        case "bits":
+            stored = packing.unpack(parts[".codes"], entry["bits"], count)
+        case "trits":
+            stored = packing.unpack_trits(parts[".codes"], count)
+        case "sparse":
+            kept = parts[".values"] if step is None else packing.unpack(parts[".codes"], entry["bits"], entry["kept"])
+            stored = packing.unpack_sparse(parts[".bitmap"], kept, count, _zero(entry))
+        case other:
+            raise ValueError(f"{name!r} is packed in {other!r}")
     weight = stored.reshape(entry["shape"]).float()
     return weight if step is None else weight.mul_(entry["by"]).add_(entry["from"]).mul_(step)
 
