@@ -22,7 +22,7 @@ def stages(spec: dict, budget: dict) -> list[Stage]:
     return [Stage.of(spec["recipe"], budget, on_step=watch_curvature if loss_aware else None)]
 
 
-def watch_curvature(student: nn.Module, optimizer, step: int) -> None:
+def watch_curvature(student: nn.Module, optimizer, *_) -> None:
     """Hand Adam's second moment of every loss-aware weight to its quantizer, for the next step (Hou & Kwok 2018)."""
     for module in student.modules():
         if isinstance(module, Quantized) and isinstance(module.weight_quantizer, LossAware):

@@ -20,6 +20,8 @@ from tests.conftest import CONFIG
 from workflow import catalogue
 
 CATALOGUE = catalogue.load({"preset": "demo", "budget": {"lr_scale": 20, "epochs_scale": 0.1, "batch_size": 8}})
+# LadaBERT's budgets leave nothing of a model that is hardly made of matrices: see test_ladabert.
+METHODS = [name for name, method in CATALOGUE.methods.items() if method["family"] != "ladabert"]
 META = {"kind": "classification", "labels": ["negative", "positive"]}
 TERNARY = {"weights": {"kind": "ternary"}, "embeddings": {"kind": "ternary", "rows": True}}
 
@@ -64,7 +66,7 @@ def outputs(model, batch) -> tuple[torch.Tensor, ...]:
 # --- the whole catalogue ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", CATALOGUE.methods)
+@pytest.mark.parametrize("method", METHODS)
 def test_the_loaded_file_computes_what_the_trained_model_does(method, trained, batch):
     student, path = trained(method)
     model, meta = artifact.load(path)
@@ -73,7 +75,7 @@ def test_the_loaded_file_computes_what_the_trained_model_does(method, trained, b
     assert meta["edits"] == getattr(student, "edits", [])
 
 
-@pytest.mark.parametrize("method", CATALOGUE.methods)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_loaded_file_that_is_saved_again_still_computes_the_same(method, trained, batch, tmp_path):
     model, meta = artifact.load(trained(method)[1])
     artifact.save(tmp_path / "again.safetensors", model, {key: meta[key] for key in META})
@@ -81,7 +83,7 @@ def test_a_loaded_file_that_is_saved_again_still_computes_the_same(method, train
     assert torch.equal(outputs(again, batch)[0], outputs(model, batch)[0])
 
 
-@pytest.mark.parametrize("method", CATALOGUE.methods)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_byte_of_the_file_is_counted(method, trained):
     path = trained(method)[1]
     size = artifact.size(path)

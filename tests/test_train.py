@@ -69,7 +69,7 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_weights(base, sst2, 
     class Stop(Exception):
         pass
 
-    def stop(student, optimizer, step):
+    def stop(student, optimizer, step, steps):
         if step == stop_at:
             raise Stop
 
@@ -160,7 +160,7 @@ def test_padding_does_not_change_what_is_learned(base, sst2, accelerator):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_within_a_logging_step(base, sst2, accelerator):
-    def poison(student, optimizer, step):
+    def poison(student, optimizer, step, steps):
         if step == 2:
             student.classifier.weight.data.fill_(float("nan"))
 
@@ -168,6 +168,16 @@ def test_a_loss_that_is_no_number_ends_the_run_within_a_logging_step(base, sst2,
     assert "nan" in result.diverged
     assert result.state.step == train.LOG_EVERY
     assert result.last is None
+
+
+def test_the_hook_is_told_which_of_the_stages_updates_it_follows(base, sst2, accelerator):
+    told = []
+    stages = [
+        dataclasses.replace(STAGE, epochs=epochs, on_step=lambda student, optimizer, *count: told.append(count))
+        for epochs in (1, 0.5)
+    ]
+    fitted(base, sst2, accelerator, stage=stages)
+    assert told == [*((step, 8) for step in range(8)), *((step, 4) for step in range(4))]
 
 
 def test_stages_follow_one_another_and_only_the_last_one_selects(base, sst2, accelerator):
@@ -182,7 +192,7 @@ def test_stages_follow_one_another_and_only_the_last_one_selects(base, sst2, acc
 def test_sigterm_writes_a_checkpoint_and_leaves(base, sst2, accelerator, tmp_path, monkeypatch):
     monkeypatch.setattr(interrupt, "_asked", False)
     stage = dataclasses.replace(
-        STAGE, on_step=lambda student, optimizer, step: step == 5 and interrupt._note(signal.SIGTERM, None)
+        STAGE, on_step=lambda student, optimizer, step, steps: step == 5 and interrupt._note(signal.SIGTERM, None)
     )
     with pytest.raises(interrupt.Interrupted):
         fitted(base, sst2, accelerator, stage=stage, checkpoints=Checkpoints(tmp_path, "x"))

@@ -12,9 +12,17 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from methods.kernel import layers, quantizers
-from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, Quantized, QuantLinear, product_dtype
+from methods.kernel.layers import (
+    Factored,
+    Int8Linear,
+    QuantAttention,
+    QuantEmbedding,
+    Quantized,
+    QuantLinear,
+    product_dtype,
+)
 
-WEIGHT_SPECS = ("weights", "embeddings", "positions")  # options of `quantize` that a loaded model has no use for
+WEIGHT_SPECS = ("weights", "embeddings", "positions", "by")  # options that a model has no use for once it has its weights
 SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
 
 
@@ -43,14 +51,19 @@ def quantize(
     every quantized linear, and queries, keys, probabilities and values. `one_sided` replaces it for tensors that are
     never or hardly negative: probabilities and the input of the feed-forward's second linear. Token types, LayerNorms,
     biases and the head stay in full precision. Queries, keys and values share one quantized input: it is one tensor.
+    The second of two factors is a linear, and so is quantized as one, with its input.
     """
     one_sided = one_sided or activations
     bert = model.base_model
 
-    def linear(module: nn.Linear, inputs: dict | None) -> QuantLinear:
+    def linear(module: nn.Linear | Factored, inputs: dict | None) -> QuantLinear | Factored:
+        if isinstance(module, Factored):
+            return Factored(linear(module[0], inputs), linear(module[1], activations))
         return QuantLinear(module, weight_quantizer(weights, module.weight), activation_quantizer(inputs))
 
-    def table(module: nn.Embedding, spec: dict | None) -> QuantEmbedding:
+    def table(module: nn.Embedding | Factored, spec: dict | None) -> QuantEmbedding | Factored:
+        if isinstance(module, Factored):
+            return Factored(table(module[0], spec), linear(module[1], activations))
         return QuantEmbedding(module, weight_quantizer(spec, module.weight))
 
     bert.embeddings.word_embeddings = table(bert.embeddings.word_embeddings, embeddings)
@@ -81,7 +94,34 @@ def int8_dynamic(model: nn.Module) -> None:
                 setattr(parent, name, Int8Linear(module))
 
 
-EDITS = {"quantize": quantize, "int8_dynamic": int8_dynamic}
+def factor(model: nn.Module, share: float, by: str | None = None) -> None:
+    """Every weight matrix as a product of two that together have at most `share` of its numbers.
+
+    `by: svd` sets them to the best approximation; a model that is loaded gets its factors from the file.
+    """
+    for name, layer in matrices(model).items():
+        rows, columns = layer.weight.shape
+        rank = min(max(1, int(share * rows * columns / (rows + columns))), rows, columns)
+        factors = Factored.like(layer, rank)
+        if by == "svd":
+            factors.approximate(layer.weight)
+        model.base_model.set_submodule(name, factors)
+
+
+EDITS = {"quantize": quantize, "int8_dynamic": int8_dynamic, "factor": factor}
+
+
+def matrices(model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
+    """The layers of the body whose weights compression is about: every linear, and the word embedding, by their names.
+
+    The tables of positions and token types are too small to matter.
+    """
+
+    def is_one(name: str, layer: nn.Module) -> bool:
+        words = name.startswith("embeddings.word_embeddings")
+        return isinstance(layer, nn.Linear) or (words and isinstance(layer, nn.Embedding))
+
+    return {name: layer for name, layer in model.base_model.named_modules() if is_one(name, layer)}
 
 
 def weight_quantizer(spec: dict | None, weight: Tensor) -> quantizers.Quantizer | None:
@@ -134,9 +174,11 @@ def quantization_error(model: nn.Module) -> list[dict]:
 
 def _place(name: str, layers: int) -> tuple[int, str]:
     """Layer (0 for the embeddings) and matrix of a module, such as `bert.encoder.layer.3.attention.self.query`."""
-    if found := re.search(r"layer\.(\d+)\.(?:attention\.self\.)?(.*?)(?:\.dense)?$", name):
+    place = name.replace(".dense", "").replace("_embeddings", " embedding")
+    if found := re.search(r"layer\.(\d+)\.(?:attention\.self\.)?(.*)", place):
         return int(found[1]) + 1, found[2].replace(".", " ")
-    return (layers + 1, "pooler") if "pooler" in name else (0, name.split(".")[-1].replace("_embeddings", " embedding"))
+    layer = layers + 1 if "pooler" in name else 0
+    return layer, place.removeprefix("bert.").removeprefix("embeddings.").replace(".", " ")
 
 
 def show_scores(model: nn.Module) -> None:

@@ -37,7 +37,11 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training with one objective. `on_step(student, optimizer, step)` is the only hook."""
+    """A stretch of training with one objective.
+
+    `on_step(student, optimizer, step, steps)` is the only hook: it is called after each of the stage's `steps` updates,
+    which are counted from 0.
+    """
 
     name: str
     epochs: float
@@ -180,7 +184,7 @@ def fit(
                 optim.clip(student, stage.clip)
                 optimizer.step()
                 if stage.on_step:
-                    stage.on_step(student, optimizer, at)
+                    stage.on_step(student, optimizer, at, steps)
                 optimizer.zero_grad()
                 state.step, state.stage_step, state.examples = (
                     state.step + 1,

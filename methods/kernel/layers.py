@@ -1,4 +1,4 @@
-"""The layers: a linear map and an embedding whose weights lie on a grid, and attention over quantized operands.
+"""The layers: linear maps and embeddings on a grid or in two factors, and attention over quantized operands.
 
 They are drop-in replacements of torch's own, with the same parameter names, so that they can be put into any stock model.
 """
@@ -8,6 +8,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from methods.kernel import products
 from methods.kernel.fusing import fused
@@ -76,6 +77,38 @@ class QuantEmbedding(Quantized, nn.Embedding):
         if self.padding_idx is not None:
             rows = torch.where((distinct == self.padding_idx)[:, None], rows.detach(), rows)
         return F.embedding(places, rows)
+
+
+class Factored(nn.Sequential):
+    """A linear map or an embedding whose matrix is the product of two thin ones, applied one after the other.
+
+    The product is never formed: from `rank` (out + in) numbers come results that took out * in.
+    """
+
+    @classmethod
+    def like(cls, layer: nn.Linear | nn.Embedding, rank: int) -> "Factored":
+        """Factors in `layer`'s place; it keeps its bias, and their weights are yet to be set."""
+        place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        if isinstance(layer, nn.Embedding):
+            rows, width = layer.weight.shape
+            table = skip_init(nn.Embedding, rows, rank, layer.padding_idx, **place)
+            return cls(table, skip_init(nn.Linear, rank, width, bias=False, **place))
+        inner = skip_init(nn.Linear, layer.in_features, rank, bias=False, **place)
+        outer = skip_init(nn.Linear, rank, layer.out_features, bias=False, **place)
+        outer.bias = layer.bias
+        return cls(inner, outer)
+
+    @torch.no_grad()
+    def approximate(self, weight: Tensor) -> None:
+        """The best product of this rank (Eckart and Young 1936), its singular values shared evenly by both factors."""
+        left, values, right = torch.linalg.svd(weight, full_matrices=False)  # (m, k), (k,), (k, n) with k = min(m, n)
+        inner, outer = self
+        rank = outer.weight.shape[1]
+        roots = values[:rank].sqrt()
+        left, right = left[:, :rank] * roots, roots[:, None] * right[:rank]  # (m, r), (r, n)
+        table = isinstance(inner, nn.Embedding)  # whose rows come first, where a linear map starts with its columns
+        inner.weight.copy_(left if table else right)
+        outer.weight.copy_(right.T if table else left)
 
 
 class Int8Linear(nn.Module):

@@ -1,4 +1,4 @@
-"""Integer codes as bits: b bits a code with no padding between codes, or five ternary codes to a byte.
+"""Integer codes as bits: b bits a code with no padding between codes, or five ternary codes to a byte; zeros left out.
 
 Codes come as integers from 0. A code never pays for a whole byte: 3-bit codes take 3 bits each, across byte borders.
 """
@@ -59,6 +59,17 @@ def unpack_trits(packed: Tensor, count: int) -> Tensor:
         codes[:, at] = packed % 3
         packed = packed // 3
     return codes.reshape(-1)[:count]
+
+
+def pack_sparse(values: Tensor, zero: float = 0) -> tuple[Tensor, Tensor]:
+    """One bit for each value that says whether it differs from `zero`, and those that do, one after another."""
+    flat = values.reshape(-1)
+    kept = flat != zero
+    return pack(kept, 1), flat[kept]
+
+
+def unpack_sparse(bitmap: Tensor, kept: Tensor, count: int, zero: float = 0) -> Tensor:
+    return kept.new_full((count,), zero).masked_scatter_(unpack(bitmap, 1, count).bool(), kept)
 
 
 def packed_bytes(count: int, bits: int) -> int:

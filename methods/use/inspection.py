@@ -1,7 +1,10 @@
 """What a model file says of itself: where it comes from, how large it is and why, and on which grids its weights lie."""
 
+from math import prod
 from pathlib import Path
 from textwrap import wrap
+
+import numpy as np
 
 from methods.core import artifact
 
@@ -15,12 +18,13 @@ def facts(path: Path) -> dict:
     """Everything, for machines: the description in the header, the sizes, and each packed matrix by its name."""
     arrays, meta = artifact.read(path)
     description = {key: value for key, value in meta.items() if key not in ("packed", "status")}
-    layers = {
-        name: {**entry, "step": {"min": float(steps.min()), "max": float(steps.max()), "count": steps.size}}
-        for name, entry in meta["packed"].items()
-        for steps in [arrays[f"{name}.step"]]
-    }
+    layers = {name: {**entry, **_step(arrays.get(f"{name}.step"))} for name, entry in meta["packed"].items()}
     return {"file": str(path), **description, "size": artifact.size(path), "layers": layers}
+
+
+def _step(steps: np.ndarray | None) -> dict:
+    """The range of a matrix's steps; nothing of one that is sparse, but on no grid."""
+    return {} if steps is None else {"step": {"min": float(steps.min()), "max": float(steps.max()), "count": steps.size}}
 
 
 def page(found: dict, layers: bool) -> str:
@@ -84,15 +88,20 @@ def _groups(size: dict) -> str:
 def _layers(layers: dict) -> str:
     rows = [
         [
-            name.removeprefix("bert.").removeprefix("encoder.").removesuffix(".weight"),
+            name.removeprefix("bert.").removeprefix("encoder.").removesuffix(".weight").replace(".dense", ""),
             "x".join(map(str, entry["shape"])),
             str(entry["bits"]),
             entry["packing"],
-            f"{entry['step']['min']:.3g}" + (f" to {entry['step']['max']:.3g}" if entry["step"]["count"] > 1 else ""),
+            f"{100 * entry['kept'] / prod(entry['shape']):.0f} %" if "kept" in entry else "",
+            _range(entry["step"]) if "step" in entry else "",
         ]
         for name, entry in layers.items()
     ]
-    return _table(["packed matrix", "shape", "bits", "packing", "step"], rows)
+    return _table(["packed matrix", "shape", "bits", "packing", "kept", "step"], rows)
+
+
+def _range(step: dict) -> str:
+    return f"{step['min']:.3g}" + (f" to {step['max']:.3g}" if step["count"] > 1 else "")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
