@@ -1,5 +1,6 @@
 """The model artefact of a run: one sealed file that holds a model packed, and the arithmetic of its size."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -78,21 +79,36 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     return arrays, meta
 
 
-def load(path: Path) -> tuple[nn.Module, dict]:
+def save_latent(path: Path, model: nn.Module | None) -> str:
+    """Write what `save` rounds away: latent weights and what their quantizers have learned; nothing without a model."""
+    arrays = {}
+    if model is not None:
+        stored = _plain(model)
+        arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items() if name not in stored}
+    return write_sealed(path, arrays, {"format": FORMAT})
+
+
+def load(path: Path, latent: Path | None = None) -> tuple[nn.Module, dict]:
     """The model of an artefact, ready to score or to start another run from, and the artefact's meta.
 
-    Its weights lie on their grids already, so they need no quantizer; those of the activations are in place.
+    Its weights lie on their grids already, so they need no quantizer; those of the activations are in place. With the
+    file of its `latent` weights the model is as it was in training: these weights, under their quantizers.
     """
     arrays, meta = read(path)
-    with no_init_weights():
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    codes = {name: (tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.step")) for name in meta["packed"]}
+    with contextlib.nullcontext() if latent else no_init_weights():  # quantizers of weights are made for numbers
         model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
     for step in meta["edits"]:
-        edit(model, **_without_weight_quantizers(step))
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    with torch.no_grad():
-        for name, entry in meta["packed"].items():
-            _unpack(model, name, entry, tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.step"))
-    expected = {name: tensor for name, tensor in _plain(model).items() if name not in meta["packed"]}
+        edit(model, **(step if latent else _without_weight_quantizers(step)))
+    if latent:
+        tensors |= {name: torch.from_numpy(array) for name, array in read_sealed(latent)[0].items()}
+        expected = model.state_dict()
+    else:
+        with torch.no_grad():
+            for name, packed in codes.items():
+                _unpack(model, name, meta["packed"][name], *packed)
+        expected = {name: tensor for name, tensor in _plain(model).items() if name not in codes}
     if tensors.keys() != expected.keys():
         odd = sorted(tensors.keys() ^ expected.keys())[0]
         raise UserError(f"{path} does not fit its own description ({odd!r}): make it again.")
@@ -138,13 +154,13 @@ def size(path: Path) -> dict:
 
     `paper_bytes` follows the papers: no task head, no scales, codes at their width. `counted_bytes` counts every number
     that is stored and the file's description of itself, from shapes and bits alone; `file_bytes` is what lies on the
-    disk. `fp32_bytes` is the paper's size of the same model in full precision, to form ratios with.
+    disk. `fp32_bytes` is the paper's size of the model as it was before any edit, in full precision, to form ratios with.
     """
     arrays, meta = read(path)
     packed = meta["packed"]
     stored = {name: array for name, array in arrays.items() if not name.endswith((".codes", ".step"))}
     groups = {"description": {"parameters": 0, "bytes": _header_bytes(path)}}
-    paper = full = 0
+    paper = 0
     for name in (*packed, *stored):
         if name in packed:
             count = math.prod(packed[name]["shape"])
@@ -158,15 +174,21 @@ def size(path: Path) -> dict:
         group["parameters"] += count
         group["bytes"] += codes + steps
         if not name.startswith(HEADS) and not is_state:
-            paper, full = paper + published, full + 4 * count
+            paper += published
     return {
         "paper_bytes": round(paper),
         "counted_bytes": sum(group["bytes"] for group in groups.values()),
         "file_bytes": path.stat().st_size,
-        "fp32_bytes": full,
+        "fp32_bytes": _full_precision_bytes(meta),
         "parameters": sum(group["parameters"] for group in groups.values()),
         "groups": groups,
     }
+
+
+def _full_precision_bytes(meta: dict) -> int:
+    with torch.device("meta"):
+        model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
+    return 4 * sum(tensor.numel() for name, tensor in model.named_parameters() if not name.startswith(HEADS))
 
 
 def _code_bytes(count: int, entry: dict) -> int:
