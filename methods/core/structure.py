@@ -6,13 +6,14 @@ of the model's file, and are applied again to a fresh BERT when the file is load
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from methods.kernel import layers, quantizers
-from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, QuantLinear, product_dtype
+from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, Quantized, QuantLinear, Split, product_dtype
 
-WEIGHT_SPECS = ("weights", "embeddings", "positions")  # options of `quantize` that a loaded model has no use for
+WEIGHT_SPECS = ("weights", "embeddings", "positions")  # options of edits that a model loaded from codes has no use for
 SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
 
 
@@ -79,7 +80,48 @@ def int8_dynamic(model: nn.Module) -> None:
                 setattr(parent, name, Int8Linear(module))
 
 
-EDITS = {"quantize": quantize, "int8_dynamic": int8_dynamic}
+def narrow(model: nn.Module, heads: int, neurons: int) -> None:
+    """Keep the first attention heads and feed-forward neurons of every layer. The hidden size stays as it is."""
+    for layer in model.base_model.encoder.layer:
+        attention = layer.attention.self
+        width = heads * attention.attention_head_size
+        for linear in (attention.query, attention.key, attention.value):
+            _cut(linear, outputs=width)
+        _cut(layer.attention.output.dense, inputs=width)
+        _cut(layer.intermediate.dense, outputs=neurons)
+        _cut(layer.output.dense, inputs=neurons)
+        attention.num_attention_heads, attention.all_head_size = heads, width
+
+
+def activate(model: nn.Module, function: str) -> None:
+    """Put another function, by transformers' name for it, between the two linears of every feed-forward."""
+    for layer in model.base_model.encoder.layer:
+        layer.intermediate.intermediate_act_fn = ACT2FN[function]
+
+
+def requantize(model: nn.Module, modules: list[str], weights: dict | None = None, embeddings: dict | None = None) -> None:
+    """Give these quantized layers another quantizer of weights: that of `embeddings` to tables, of `weights` to others."""
+    for name in modules:
+        _requantize(model.get_submodule(name), weights, embeddings)
+
+
+def split(model: nn.Module, modules: list[str], weights: dict | None = None, embeddings: dict | None = None) -> None:
+    """Make each of these quantized layers the sum of two, both with its weight, on the grids of `requantize`."""
+    for name in modules:
+        pair = Split(model.get_submodule(name))
+        model.set_submodule(name, pair)
+        for half in (pair.first, pair.second):
+            _requantize(half, weights, embeddings)
+
+
+EDITS = {
+    "quantize": quantize,
+    "int8_dynamic": int8_dynamic,
+    "narrow": narrow,
+    "activate": activate,
+    "requantize": requantize,
+    "split": split,
+}
 
 
 def weight_quantizer(spec: dict | None, weight: Tensor) -> quantizers.Quantizer | None:
@@ -131,6 +173,17 @@ def _attention(module: nn.Module, query, key, value, attention_mask, scaling=Non
 
 AttentionInterface.register(SCORES, _attention)
 AttentionMaskInterface.register(SCORES, eager_mask)  # without it padding is silently left unmasked
+
+
+def _cut(linear: nn.Linear, outputs: int | None = None, inputs: int | None = None) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[:outputs, :inputs].clone())
+    linear.bias = nn.Parameter(linear.bias.detach()[:outputs].clone())
+    linear.out_features, linear.in_features = linear.weight.shape
+
+
+def _requantize(layer: Quantized, weights: dict | None, embeddings: dict | None) -> None:
+    spec = embeddings if isinstance(layer, QuantEmbedding) else weights
+    layer.weight_quantizer = weight_quantizer(spec, layer.weight)
 
 
 def _quantize_input(module: nn.Module, inputs: tuple) -> tuple:
