@@ -43,10 +43,10 @@ def quantized(init: nn.Module, recipe: dict, sample: Sample) -> nn.Module:
 
 
 def mixed(init: nn.Module, recipe: dict, sample: Sample) -> nn.Module:
-    """The layers that bear binary weights best get them; the rest stays ternary, to be split, as far as the budget goes.
+    """The layers that bear binary weights best get them; the others stay ternary, to be split, as far as the budget goes.
 
-    All layers binary is the smallest that can become of a model, all split the largest, twice that; `split_share` says
-    where between them the budget lies.
+    A model is smallest with all layers binary and twice as large with all of them split; `split_share` says where between
+    these the budget lies.
     """
     found = ternary(init)
     grids = {part: recipe[part] for part in ("weights", "embeddings")}

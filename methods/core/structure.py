@@ -11,7 +11,15 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from methods.kernel import layers, quantizers
-from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, Quantized, QuantLinear, Split, product_dtype
+from methods.kernel.layers import (
+    Int8Linear,
+    QuantAttention,
+    QuantEmbedding,
+    Quantized,
+    QuantLinear,
+    SplitLayer,
+    product_dtype,
+)
 
 WEIGHT_SPECS = ("weights", "embeddings", "positions")  # options of edits that a model loaded from codes has no use for
 SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
@@ -108,7 +116,7 @@ def requantize(model: nn.Module, modules: list[str], weights: dict | None = None
 def split(model: nn.Module, modules: list[str], weights: dict | None = None, embeddings: dict | None = None) -> None:
     """Make each of these quantized layers the sum of two, both with its weight, on the grids of `requantize`."""
     for name in modules:
-        pair = Split(model.get_submodule(name))
+        pair = SplitLayer(model.get_submodule(name))
         model.set_submodule(name, pair)
         for half in (pair.first, pair.second):
             _requantize(half, weights, embeddings)

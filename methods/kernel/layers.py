@@ -78,7 +78,7 @@ class QuantEmbedding(Quantized, nn.Embedding):
         return F.embedding(places, rows)
 
 
-class Split(nn.Module):
+class SplitLayer(nn.Module):
     """The sum of a layer and its copy, over one quantized input and with one bias.
 
     BinaryBERT's code gives each its own range of inputs and half the bias. Halves of a bias stay equal for ever, as their
