@@ -113,7 +113,7 @@ def test_stages_are_the_papers_and_the_official_codes():
 
     inside, logits = {"attention": 1.0, "hidden": 1.0}, {"logits": 1.0}
     assert told("ternary_half_a8") == [(inside, 5e-5, 2, 16), (logits, 2e-5, 2, 16)]
-    assert told("tws_1bit") == [(logits, 1e-4, 2, 16)]
+    assert told("tws_1bit") == [(logits, 4e-5, 2, 16)]
     assert told("tws_1bit_official") == [(inside, 2.5e-4, 2, 16), (logits, 1e-4, 2, 16)]
 
 
