@@ -76,6 +76,15 @@ def test_teachers_have_one_seed_and_other_ancestors_their_descendants():
     }
 
 
+def test_only_quantized_methods_that_others_start_from_keep_latent_weights_of_the_primary_protocol():
+    found = catalogue.load({**DEMO, "primary": "best"})
+    methods = {name: spec for name, spec in found.methods.items() if spec["family"] in ("fp32", "ternarybert")}
+    methods["child"] = {**methods["twn_2bit"], "init": "twn_2bit"}
+    line = catalogue.Catalogue(found.config, methods, found.tasks)
+    kept = {name: line.ask(name, "rte", 1)["latent"] for name in ("fp32", "twn_2bit", "lat_2bit", "child")}
+    assert kept == {"fp32": None, "twn_2bit": "best", "lat_2bit": None, "child": None}
+
+
 def test_a_method_cannot_descend_from_itself():
     methods = {"a": {"teacher": "b"}, "b": {"init": "a"}}
     with pytest.raises(ConfigError, match="a -> b -> a: a method cannot descend from itself"):

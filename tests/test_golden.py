@@ -13,6 +13,7 @@ from methods.core.bert import bert, logits
 from methods.core.structure import edit, show_scores
 from methods.core.train import forward
 from methods.kernel import quantizers
+from methods.kernel.splitting import split
 from tests.conftest import SHARED
 
 GOLDEN = SHARED / "golden"
@@ -59,6 +60,17 @@ def test_every_golden_quantizer():
         for learned in ("step", "alpha"):
             if f"{name}.grad_{learned}" in arrays:
                 assert relative(quantizer.scale.grad, arrays[f"{name}.grad_{learned}"]) <= 1e-5, name
+
+
+def test_ternary_weight_splitting():
+    arrays = np.load(GOLDEN / "quantizers.npz")
+    for name in ("gauss", "skew", "outlier"):
+        for layer, rows in (("x.dense", False), ("embeddings.word_embeddings", True)):
+            for number, half in enumerate(split(torch.from_numpy(arrays[name]), rows), start=1):
+                expected = torch.from_numpy(arrays[f"{name}.tws.bert.{layer}_{number}.weight"])
+                assert float((half - expected).abs().max()) <= 1e-6
+        halves = [arrays[f"{name}.tws.bert.x.dense_{number}.bias"] for number in (1, 2)]
+        assert np.array_equal(*halves)  # so that one bias, their sum, is the same model
 
 
 @pytest.mark.parametrize("kind", ["cls3", "reg", "qa"])

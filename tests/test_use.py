@@ -135,6 +135,11 @@ def test_answers_are_those_stored_with_passages_in_several_windows(world, task):
             assert np.log(answer["no_answer"] / answer["probability"]) == pytest.approx(null, abs=1e-5)
 
 
+def test_a_list_among_an_edits_options_is_told_by_its_length():
+    told = inspection._edit({"kind": "split", "modules": ["a", "b"], "weights": {"kind": "binary"}})
+    assert told == "split: modules (2), weights (binary)"
+
+
 def test_lines_of_json_are_answered_in_order_under_either_kind_of_name(world, monkeypatch, capsys):
     found = world("mrpc")
     rows = rows_of(found)

@@ -36,6 +36,12 @@ class Catalogue:
         """Methods that teach some other: they are trained once per task, at `teacher_seed`."""
         return {spec["teacher"] for spec in self.methods.values() if spec.get("teacher")}
 
+    @property
+    def keep_latent(self) -> set[str]:
+        """Quantized methods that some other starts from: it needs the weights that their model files round."""
+        starts = {spec["init"] for spec in self.methods.values() if spec.get("init")}
+        return {name for name in starts if self.methods[name]["bits"]["weights"] < 32}
+
     def ancestors(self, method: str, task: str, seed: int) -> dict[str, tuple[str, str, int]]:
         """The runs that a run needs, by role (`teacher`, `init`): (method, task, seed) of each."""
         found = {}
@@ -66,6 +72,7 @@ class Catalogue:
             "spec": spec,
             "budget": {**self.budget(task), "evaluate_every": self.evaluate_every(task)},
             "ancestors": ancestors,
+            "latent": self.config["primary"] if method in self.keep_latent else None,
             "code": digest("methods/core", "methods/kernel", f"methods/{spec['family']}.py"),
             **{key: self.config[key] for key in keys},
         }

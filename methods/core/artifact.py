@@ -1,5 +1,6 @@
 """The model artefact of a run: one sealed file that holds a model packed, and the arithmetic of its size."""
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -73,29 +74,41 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     return arrays, meta
 
 
-def load(path: Path) -> tuple[nn.Module, dict]:
+def save_latent(path: Path, model: nn.Module | None) -> str:
+    """Write what `save` rounds away: latent weights and what their quantizers have learned; nothing without a model."""
+    arrays = {}
+    if model is not None:
+        stored = _plain(model)
+        arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items() if name not in stored}
+    return write_sealed(path, arrays, {"format": FORMAT})
+
+
+def load(path: Path, latent: Path | None = None) -> tuple[nn.Module, dict]:
     """The model of an artefact, ready to score or to start another run from, and the artefact's meta.
 
-    Its weights lie on their grids already, so they need no quantizer; those of the activations are in place.
+    Its weights lie on their grids already, so they need no quantizer; those of the activations are in place. With the
+    file of its `latent` weights the model is as it was in training: these weights, under their quantizers.
     """
     arrays, meta = read(path)
+    behind = read_sealed(latent)[0] if latent else {}
     try:
-        return _rebuilt(arrays, meta), meta
+        return _rebuilt(arrays, meta, behind), meta
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path} is not a model that this version can build ({reason}): make it again.") from error
 
 
-def _rebuilt(arrays: dict, meta: dict) -> nn.Module:
+def _rebuilt(arrays: dict, meta: dict, latent: dict) -> nn.Module:
     """The model that `meta` describes, holding these arrays; what does not fit or is not known raises."""
-    with no_init_weights():
+    with contextlib.nullcontext() if latent else no_init_weights():  # quantizers of weights are made for numbers
         model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
     for step in meta["edits"]:
-        edit(model, **_without_weight_quantizers(step))
+        edit(model, **(step if latent else _without_weight_quantizers(step)))
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     for name, entry in meta["packed"].items():
         tensors[name] = _unpacked(name, entry, {part: tensors.pop(name + part) for part in PARTS if name + part in tensors})
-    expected = _plain(model)
+    tensors |= {name: torch.from_numpy(array) for name, array in latent.items()}
+    expected = model.state_dict(keep_vars=True) if latent else _plain(model)
     theirs, ours = ({(name, one.dtype, one.shape) for name, one in found.items()} for found in (tensors, expected))
     if theirs != ours:
         raise ValueError(f"{min(name for name, *_ in theirs ^ ours)!r} does not fit")

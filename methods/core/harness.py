@@ -26,7 +26,8 @@ from methods.errors import UserError
 from methods.kernel import fusing, products
 
 PROTOCOLS = ("last", "best")
-OUTPUTS = ("run.json", "machine.json", "last.safetensors", "best.safetensors", "predictions.npz")
+LATENT = "latent.safetensors"  # the weights that a model file rounds, for runs that start from this one; else empty
+OUTPUTS = ("run.json", "machine.json", "last.safetensors", "best.safetensors", LATENT, "predictions.npz")
 SAMPLE_BATCH = 32  # rows of a batch that a method may look at before it trains
 
 
@@ -43,6 +44,11 @@ class Ancestor:
         return self.run["files"][f"{self.protocol}.safetensors"]
 
     @property
+    def latent(self) -> str | None:
+        """The hash of its latent weights, if it kept those of this protocol."""
+        return self.run["files"][LATENT] if self.run["asked"].get("latent") == self.protocol else None
+
+    @property
     def name(self) -> str:
         return self.run["asked"]["method"]
 
@@ -51,18 +57,22 @@ class Ancestor:
         return self.run["scores"] and self.run["scores"][self.protocol]["metrics"][self.run["metric"]]
 
     def model(self) -> torch.nn.Module:
-        path = self.folder / f"{self.protocol}.safetensors"
-        if path.is_file() and files.sha256_file(path) != self.sha256:
+        """Its model, as what it stores says."""
+        return artifact.load(self._checked(f"{self.protocol}.safetensors", self.sha256))[0]
+
+    def start(self) -> torch.nn.Module:
+        """Its model as it was in training, where it kept the latent weights: to be trained on."""
+        latent = self.latent and self._checked(LATENT, self.latent)
+        return artifact.load(self._checked(f"{self.protocol}.safetensors", self.sha256), latent)[0]
+
+    def _checked(self, name: str, digest: str) -> Path:
+        path = self.folder / name
+        if path.is_file() and files.sha256_file(path) != digest:
             raise UserError(f"{path} is damaged (its SHA-256 is not the one in its run.json): delete it and run again.")
-        return artifact.load(path)[0]
+        return path
 
     def told(self) -> dict:
-        return {
-            "method": self.name,
-            "seed": self.run["asked"]["seed"],
-            "sha256": self.sha256,
-            "score": self.score,
-        }
+        return {"method": self.name, "seed": self.run["asked"]["seed"], "sha256": self.sha256}
 
 
 def ancestor(folder: Path, protocol: str) -> Ancestor:
@@ -134,7 +144,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         outputs = {name: train.predict(model, split, exact=exact, **inputs) for name, split in task.dev.items()}
         return scoring.predictions(task, outputs)
 
-    init = found["init"].model() if "init" in found else None
+    init = found["init"].start() if "init" in found else None
     start = init or from_base(base, task.meta["kind"], len(task.meta["labels"]), ask["seed"])
     start.to(accelerator.device)
     sample = train.sample(task.train, batch_size=SAMPLE_BATCH, seed=ask["seed"], **inputs)
@@ -168,6 +178,10 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         return _write_diverged(out, record, identity) if accelerator.is_main_process else record
 
     scores, kept, sizes, digests = {}, scoring.references(task), {}, {}
+    if accelerator.is_main_process:
+        if ask["latent"]:
+            student.load_state_dict(getattr(fitted, ask["latent"]))
+        digests[LATENT] = artifact.save_latent(out / LATENT, student if ask["latent"] else None)
     for protocol, weights, step in (
         ("last", fitted.last, state.step),
         ("best", fitted.best, state.best_step),
@@ -209,8 +223,8 @@ def _frame(ask: dict, task, base, base_sha: str, found: dict, precision: str, ac
         "metric": task.meta["metrics"][0],
         "scores": None,
         "baseline": scoring.baseline(task),
-        "teacher": teacher and teacher.told(),
-        "init": init and {key: value for key, value in init.told().items() if key != "score"},
+        "teacher": teacher and {**teacher.told(), "score": teacher.score},
+        "init": init and {**init.told(), **({"latent": init.latent} if init.latent else {})},
         "size": None,
         "quantization_error": [],
         "steps": 0,
@@ -266,6 +280,7 @@ def _write_diverged(out: Path, record: dict, identity: str) -> dict:
     """All declared files of a run that has no scores: a result to show, not an error to hide."""
     meta = {"method": record["asked"]["method"], "task": record["asked"]["task"], "reason": record["reason"]}
     digests = {f"{name}.safetensors": artifact.save_diverged(out / f"{name}.safetensors", meta) for name in PROTOCOLS}
+    digests[LATENT] = artifact.save_latent(out / LATENT, None)
     digests["predictions.npz"] = _write_npz(out / "predictions.npz", {})
     record["files"] = digests
     now = time.monotonic()

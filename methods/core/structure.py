@@ -8,6 +8,7 @@ import re
 
 import torch
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
@@ -19,6 +20,7 @@ from methods.kernel.layers import (
     QuantEmbedding,
     Quantized,
     QuantLinear,
+    SplitLayer,
     product_dtype,
 )
 
@@ -108,7 +110,49 @@ def factor(model: nn.Module, share: float, by: str | None = None) -> None:
         model.base_model.set_submodule(name, factors)
 
 
-EDITS = {"quantize": quantize, "int8_dynamic": int8_dynamic, "factor": factor}
+def narrow(model: nn.Module, heads: int, neurons: int) -> None:
+    """Keep the first attention heads and feed-forward neurons of every layer. The hidden size stays as it is."""
+    for layer in model.base_model.encoder.layer:
+        attention = layer.attention.self
+        width = heads * attention.attention_head_size
+        for linear in (attention.query, attention.key, attention.value):
+            _cut(linear, outputs=width)
+        _cut(layer.attention.output.dense, inputs=width)
+        _cut(layer.intermediate.dense, outputs=neurons)
+        _cut(layer.output.dense, inputs=neurons)
+        attention.num_attention_heads, attention.all_head_size = heads, width
+
+
+def activate(model: nn.Module, function: str) -> None:
+    """Put another function, by transformers' name for it, between the two linears of every feed-forward."""
+    for layer in model.base_model.encoder.layer:
+        layer.intermediate.intermediate_act_fn = ACT2FN[function]
+
+
+def requantize(model: nn.Module, modules: list[str], weights: dict | None = None, embeddings: dict | None = None) -> None:
+    """Give these quantized layers another quantizer of weights: that of `embeddings` to tables, of `weights` to others."""
+    for name in modules:
+        _requantize(model.get_submodule(name), weights, embeddings)
+
+
+def split(model: nn.Module, modules: list[str], weights: dict | None = None, embeddings: dict | None = None) -> None:
+    """Make each of these quantized layers the sum of two, both with its weight, on the grids of `requantize`."""
+    for name in modules:
+        pair = SplitLayer(model.get_submodule(name))
+        model.set_submodule(name, pair)
+        for half in (pair.first, pair.second):
+            _requantize(half, weights, embeddings)
+
+
+EDITS = {
+    "quantize": quantize,
+    "int8_dynamic": int8_dynamic,
+    "narrow": narrow,
+    "activate": activate,
+    "requantize": requantize,
+    "split": split,
+    "factor": factor,
+}
 
 
 def matrices(model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
@@ -195,6 +239,17 @@ def _attention(module: nn.Module, query, key, value, attention_mask, scaling=Non
 
 AttentionInterface.register(SCORES, _attention)
 AttentionMaskInterface.register(SCORES, eager_mask)  # without it padding is silently left unmasked
+
+
+def _cut(linear: nn.Linear, outputs: int | None = None, inputs: int | None = None) -> None:
+    linear.weight = nn.Parameter(linear.weight.detach()[:outputs, :inputs].clone())
+    linear.bias = nn.Parameter(linear.bias.detach()[:outputs].clone())
+    linear.out_features, linear.in_features = linear.weight.shape
+
+
+def _requantize(layer: Quantized, weights: dict | None, embeddings: dict | None) -> None:
+    spec = embeddings if isinstance(layer, QuantEmbedding) else weights
+    layer.weight_quantizer = weight_quantizer(spec, layer.weight)
 
 
 def _quantize_input(module: nn.Module, inputs: tuple) -> tuple:

@@ -3,6 +3,7 @@
 They are drop-in replacements of torch's own, with the same parameter names, so that they can be put into any stock model.
 """
 
+import copy
 import warnings
 
 import torch
@@ -26,10 +27,11 @@ class Quantized:
         if self.weight_quantizer is None:
             return self.weight
         dtype = self._dtype()
-        version = (self.weight._version, self.weight.data_ptr(), dtype, *self.weight_quantizer.state())
+        quantizer = self.weight_quantizer
+        version = (self.weight._version, self.weight.data_ptr(), dtype, quantizer, *quantizer.state())
         if self._quantized is None or self._quantized[0] != version:
-            self._quantized = version, self.weight_quantizer.values(self.weight, dtype=dtype)
-        return self.weight_quantizer.attached(self.weight, self._quantized[1])
+            self._quantized = version, quantizer.values(self.weight, dtype=dtype)
+        return quantizer.attached(self.weight, self._quantized[1])
 
     def _dtype(self) -> torch.dtype:
         """The precision that the values are needed in."""
@@ -109,6 +111,28 @@ class Factored(nn.Sequential):
         table = isinstance(inner, nn.Embedding)  # whose rows come first, where a linear map starts with its columns
         inner.weight.copy_(left if table else right)
         outer.weight.copy_(right.T if table else left)
+
+
+class SplitLayer(nn.Module):
+    """The sum of a layer and its copy, over one quantized input and with one bias.
+
+    BinaryBERT's code gives each its own range of inputs and half the bias. Halves of a bias stay equal for ever, as their
+    gradients are; and with one range the tensor is quantized once.
+    """
+
+    def __init__(self, layer: QuantLinear | QuantEmbedding):
+        super().__init__()
+        self.input_quantizer = None
+        if isinstance(layer, QuantLinear):
+            self.input_quantizer, layer.input_quantizer = layer.input_quantizer, None
+        self.first, self.second = layer, copy.deepcopy(layer)
+        if isinstance(layer, QuantLinear):
+            self.second.bias = None
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out), or ids (...,) -> (..., width)
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x, dtype=product_dtype(x))
+        return self.first(x) + self.second(x)
 
 
 class Int8Linear(nn.Module):

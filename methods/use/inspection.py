@@ -64,7 +64,9 @@ def _edit(edit: dict) -> str:
 
 
 def _option(value) -> str:
-    """A quantizer's stanza in brackets, its kind first: `(asymmetric, bits 8)`."""
+    """A quantizer's stanza in brackets, its kind first: `(asymmetric, bits 8)`. Of a list, how long it is."""
+    if isinstance(value, list):
+        return f"({len(value)})"
     if not isinstance(value, dict):
         return str(value)
     words = [f"{name} {option}" if option is not True else name for name, option in value.items() if name != "kind"]

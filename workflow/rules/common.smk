@@ -26,10 +26,11 @@ shell.prefix(f"set -euo pipefail; export PATH={os.path.dirname(sys.executable)!r
 def ancestors(wildcards):
     """The files of the runs that a run descends from: Snakemake makes them first."""
     found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
+    names = ["run.json", f"{CATALOGUE.config['primary']}.safetensors"]
     return [
-        f"{work(method, task, seed)}/{name}"
-        for method, task, seed in found.values()
-        for name in ("run.json", f"{CATALOGUE.config['primary']}.safetensors")
+        f"{work(*run)}/{name}"
+        for role, run in found.items()
+        for name in (names if role == "teacher" else [*names, "latent.safetensors"])
     ]
 
 

@@ -45,6 +45,7 @@ rule run:
         machine="<work>/runs/{method}/{task}/{seed}/machine.json",
         last="<work>/runs/{method}/{task}/{seed}/last.safetensors",
         best="<work>/runs/{method}/{task}/{seed}/best.safetensors",
+        latent="<work>/runs/{method}/{task}/{seed}/latent.safetensors",
         predictions="<work>/runs/{method}/{task}/{seed}/predictions.npz",
     log:
         "<work>/logs/{method}/{task}/{seed}.log",
