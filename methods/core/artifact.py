@@ -104,7 +104,9 @@ def _rebuilt(arrays: dict, meta: dict, latent: dict) -> nn.Module:
         model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
     for step in meta["edits"]:
         edit(model, **(step if latent else _without_weight_quantizers(step)))
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    tensors = {
+        name: torch.from_numpy(arrays.pop(name)) for name in list(arrays)
+    }  # codes are let go one by one, once unpacked
     for name, entry in meta["packed"].items():
         tensors[name] = _unpacked(name, entry, {part: tensors.pop(name + part) for part in PARTS if name + part in tensors})
     tensors |= {name: torch.from_numpy(array) for name, array in latent.items()}
