@@ -26,6 +26,7 @@ def test_golden_files(written, name):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_1100_runs_make_a_page_under_3_megabytes_in_little_memory(tmp_path, capsys):
     """Twenty methods, eleven tasks, five seeds and what each answered. The time is printed, for a machine has its moods."""
     paths = []
@@ -34,14 +35,14 @@ def test_1100_runs_make_a_page_under_3_megabytes_in_little_memory(tmp_path, caps
         write_json(paths[-1], cell)
     page = tmp_path / "index.html"
     program = (
-        "import resource, sys; from report.__main__ import main; assert main(sys.argv[1:]) == 0; "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "import sys; from report.__main__ import main; assert main(sys.argv[1:]) == 0; "
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     command = [sys.executable, "-c", program, "page", "--out", str(page), *map(str, paths)]
     start = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     seconds = time.monotonic() - start
-    peak = int(done.stdout) / (2**30 if sys.platform == "darwin" else 2**20)
+    peak = int(done.stdout) / 2**20  # its own: getrusage would tell of pytest's where that was more
     size, runs = page.stat().st_size, len(paths) * len(fixture.SEEDS)
     with capsys.disabled():
         print(f"\npage of {runs} runs: {seconds:.1f} s, {peak:.2f} GiB, {size / 1e6:.2f} MB")
