@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers.models.bert.configuration_bert import BertConfig
 
@@ -39,6 +38,7 @@ def bench_train(size: str, batch: int, rounds: int, threads: int) -> str:
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
     teacher = bert(BertConfig(vocab_size=VOCABULARY, **SIZES[size]), "classification", 2).eval().requires_grad_(False)
+    teacher.to(_OneDevice(precision="fp32").device)
     show_scores(teacher)
     precision, _ = provenance.precision("auto", torch.cuda.is_available())
     contenders: dict[str, Callable[[Split, np.ndarray], None]] = {"2020: eager, fp32, padded": Naive(teacher).step}
@@ -61,7 +61,7 @@ class Here:
     """A step of `train.fit` with TernaryBERT's student, as a run does it."""
 
     def __init__(self, teacher: nn.Module, precision: str, compiled: bool):
-        self.accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+        self.accelerator = _OneDevice(precision)
         self.teacher, self.compiled, self.on_codes = teacher, compiled, precision == "codes"
         self.student = copy.deepcopy(teacher).requires_grad_(True)
         rows = {"kind": "ternary", "rows": True}
@@ -81,6 +81,22 @@ class Here:
         self.optimizer.zero_grad()
         fusing.switch(False)
         products.switch(False)
+
+
+class _OneDevice:
+    """What a step asks of accelerate's Accelerator, of which a process can have no two with different precisions."""
+
+    num_processes, process_index = 1, 0
+
+    def __init__(self, precision: str):
+        self.device, self.in_bf16 = torch.device("cuda" if torch.cuda.is_available() else "cpu"), precision == "bf16"
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16)
+
+    @staticmethod
+    def backward(loss: Tensor) -> None:
+        loss.backward()
 
 
 class Naive:
@@ -108,7 +124,7 @@ class Naive:
         self.moments: dict[Tensor, tuple[Tensor, Tensor]] = {}
 
     def step(self, split: Split, rows: np.ndarray) -> None:
-        batch = train.tensors(collate(split, rows, "max_length", FULL_LENGTH), Accelerator())
+        batch = train.tensors(collate(split, rows, "max_length", FULL_LENGTH), _OneDevice("fp32"))
         shown = {"output_hidden_states": True, "output_attentions": True}
         with torch.no_grad():
             theirs = train.forward(self.teacher, batch, **shown)
