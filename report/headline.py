@@ -49,10 +49,10 @@ def _of_compressed(board: Board, losses: dict[str, Estimate | None]) -> str:
     method = smallest or min(drops, key=drops.get)
     if len(losses) == 1:
         doubt = ", which cannot be told from chance," if smallest else ""
-        found = f"{board.title(method)} loses {_points(drops[method])}{doubt}"
+        found = f"{board.title(method)} {_change(drops[method])}{doubt}"
     else:
-        what = "is the smallest whose loss cannot be told from chance" if smallest else "loses least"
-        found = f"Of {len(losses)} compressed methods, {board.title(method)} {what}: {_points(drops[method])}"
+        what = "is the smallest whose loss cannot be told from chance" if smallest else "does best"
+        found = f"Of {len(losses)} compressed methods, {board.title(method)} {what}: it {_change(drops[method])}"
     smaller = f"in a file {_ratio(board, method):.1f} times smaller than full precision"
     return f"{found} {_where(board)}, {smaller}{_caveat(board, method)}."
 
@@ -62,6 +62,10 @@ def _of_taught(board: Board, methods: list[str]) -> str:
     drop = board.average_drop(method, board.tasks, board.primary)
     side = "below" if drop >= 0 else "above"
     return f"{board.title(method)} ends {_points(abs(drop))} {side} its teacher {_where(board)}{_caveat(board, method)}."
+
+
+def _change(drop: float) -> str:
+    return f"loses {_points(drop)}" if drop >= 0 else f"gains {_points(-drop)}"
 
 
 def _points(drop: float) -> str:

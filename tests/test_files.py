@@ -20,6 +20,12 @@ def test_a_sealed_file_gives_back_what_was_sealed_and_has_equal_bytes(tmp_path):
     assert all(np.array_equal(arrays[name], ARRAYS[name]) and arrays[name].dtype == ARRAYS[name].dtype for name in ARRAYS)
 
 
+def test_a_sealed_file_can_be_read_by_whoever_reads_its_neighbours(tmp_path):
+    files.write_sealed(tmp_path / "a.safetensors", ARRAYS, {})
+    files.write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "a.json").stat().st_mode
+
+
 def test_every_flipped_byte_is_found(tmp_path):
     path = tmp_path / "a.safetensors"
     files.write_sealed(path, ARRAYS, {"a": 1})

@@ -72,10 +72,13 @@ def write_sealed(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> str:
     body = {"meta": meta, "tensors": digests}
     header = canonical({**body, "seal": sha256(canonical(body).encode())})
     with atomic(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(arrays, temporary, metadata={HEADER: header})
         except SafetensorError as error:  # the library reports a full disk in its own words
             raise OSError(*_errno_of(error), str(path)) from None
+        temporary.chmod(mode)  # the library lets nobody but the owner read its files
         digest = sha256_file(temporary)
     return digest
 
