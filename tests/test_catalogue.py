@@ -45,6 +45,18 @@ def test_values_for_single_tasks_win():
     found = catalogue.load({**DEMO, "budget": {"tasks": {"rte": {"epochs_scale": 7}}}})
     assert found.budget("rte")["epochs_scale"] == 7
     assert found.budget("sst2")["epochs_scale"] != 7
+
+
+def test_students_have_their_own_epochs_where_the_budget_says_so():
+    tasks = {"rte": {"student_epochs_scale": 0.5}, "cola": {"student_epochs_scale": None}}
+    found = catalogue.load({**DEMO, "budget": {"epochs_scale": 3, "student_epochs_scale": 1, "tasks": tasks}})
+
+    def epochs(method: str, task: str) -> float:
+        return found.ask(method, task, 1)["budget"]["epochs_scale"]
+
+    assert [epochs("fp32", task) for task in ("rte", "mrpc", "cola")] == [3, 3, 3]
+    assert [epochs("twn_2bit", task) for task in ("rte", "mrpc", "cola")] == [0.5, 1, 3]
+    assert epochs("fp32_kd", "rte") == 3, "it has a teacher, but starts from the base model"
     assert found.ask("fp32", "squad", 1)["spec"]["recipe"]["epochs"] == 2
     assert found.ask("fp32", "rte", 1)["spec"]["recipe"]["epochs"] == 3
 

@@ -51,9 +51,14 @@ class Catalogue:
                 found[role] = (name, task, self.config["teacher_seed"] if name in self.teachers else seed)
         return found
 
-    def budget(self, task: str) -> dict:
+    def budget(self, task: str, method: str | None = None) -> dict:
+        """The budget of a task's runs; with `method`, its epochs are those of a student or of one who starts from the base."""
         common = {key: value for key, value in self.config["budget"].items() if key != "tasks"}
-        return common | self.config["budget"].get("tasks", {}).get(task, {})
+        found = common | self.config["budget"].get("tasks", {}).get(task, {})
+        students = found.pop("student_epochs_scale", None)
+        if students and method and self.methods[method].get("init"):
+            found["epochs_scale"] = students
+        return found
 
     def ask(self, method: str, task: str, seed: int) -> dict:
         """Everything that a run depends on beside its input files and its code; a change of any of it is another run."""
@@ -71,7 +76,7 @@ class Catalogue:
             "task": task,
             "seed": seed,
             "spec": spec,
-            "budget": {**self.budget(task), "evaluate_every": self.evaluate_every(task)},
+            "budget": {**self.budget(task, method), "evaluate_every": self.evaluate_every(task)},
             "ancestors": ancestors,
             "latent": self.config["primary"] if method in self.keep_latent else None,
             "code": digest("methods/core", "methods/kernel", f"methods/{spec['family']}.py"),
