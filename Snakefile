@@ -1,5 +1,6 @@
 # BERT quantization benchmark: the table of contents. Plain Python does the work, behind `python -m methods` and `python -m report`.
 import os
+import shlex
 import sys
 from pathlib import Path
 

@@ -2,9 +2,11 @@
 
 python -m report cell --out results/fp32_rte.json --run RUN_DIR [RUN_DIR ...]
 python -m report page --out report/html/index.html [--tables DIR] [--figures DIR] CELL [CELL ...]
+python -m report failures --logs LOG_DIR CELL [CELL ...]
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -27,8 +29,16 @@ def main(arguments: list[str] | None = None) -> int:
     page.add_argument("--figures", type=Path, metavar="DIR", help="folder for the figures as SVG and PDF")
     page.add_argument("--axis", default="paper", choices=("paper", "counted", "file"), help="the figures' count of size")
     page.add_argument("--logs", type=Path, metavar="DIR", help="logs of the runs: cells may be missing, and a word says why")
-    page.add_argument("cells", type=Path, nargs="*", metavar="CELL", help="results/METHOD_TASK.json")
     page.set_defaults(make=_make_page)
+
+    failed = commands.add_parser("failures", help="say why cells are missing: what failed, or which ancestor did")
+    failed.add_argument("--logs", type=Path, required=True, metavar="DIR", help="logs of the runs")
+    failed.set_defaults(make=_say_failures)
+
+    for command in (page, failed):
+        text = "methods that each method descends from, nearest first, as JSON"
+        command.add_argument("--ancestors", type=json.loads, default={}, metavar="JSON", help=text)
+        command.add_argument("cells", type=Path, nargs="*", metavar="CELL", help="results/METHOD_TASK.json")
 
     options = parser.parse_args(arguments)
     try:
@@ -50,7 +60,7 @@ def _make_page(options: argparse.Namespace) -> None:
     from report.page import render
     from report.reading import failures, read_cells
 
-    failed = failures(options.cells, options.logs) if options.logs else {}
+    failed = failures(options.cells, options.logs, options.ancestors) if options.logs else {}
     board = Board(read_cells([path for path in options.cells if path.exists() or not options.logs]), failed)
     write_text(options.out, render(board))
     if options.tables:
@@ -64,6 +74,13 @@ def _make_page(options: argparse.Namespace) -> None:
         for name, contents in figures(board, options.axis):
             for ending, content in contents.items():
                 write_bytes(options.figures / f"{name}.{ending}", content)
+
+
+def _say_failures(options: argparse.Namespace) -> None:
+    from report.reading import failures
+
+    for (method, task), reason in failures(options.cells, options.logs, options.ancestors).items():
+        print(f"{method} on {task} was not made: {reason}", file=sys.stderr)
 
 
 if __name__ == "__main__":

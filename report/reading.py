@@ -6,17 +6,28 @@ from pathlib import Path
 from report.files import ReportError, read_json, validate
 
 
-def failures(paths: list[Path], logs: Path) -> dict[tuple[str, str], str]:
-    """(method, task) -> the last line of its log, of the cells that are missing because one of their runs failed."""
+def failures(paths: list[Path], logs: Path, ancestors: dict[str, list[str]]) -> dict[tuple[str, str], str]:
+    """(method, task) -> why, of the cells that are missing because one of their runs failed, or one that these descend from.
+
+    The reason is the last line of the log. `ancestors` are a method's, nearest first.
+    """
     found = {}
     for path in paths:
         method, _, task = path.stem.rpartition("_")
-        for log in sorted((logs / method / task).glob("*.log")) if not path.exists() else []:
-            lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-            if last.startswith("error:") or re.match(r"\w*(Error|Exception|Interrupt)\b", last):
-                found[method, task] = last.removeprefix("error: ")
+        for name in (method, *ancestors.get(method, [])) if not path.exists() else ():
+            if (method, task) not in found and (line := _failure(logs / name / task)):
+                found[method, task] = line if name == method else f"its ancestor {name} failed: {line}"
     return found
+
+
+def _failure(logs: Path) -> str | None:
+    """The line with which one of the runs ended that are logged here, if any failed."""
+    for log in sorted(logs.glob("*.log")):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        if last.startswith("error:") or re.match(r"\w*(Error|Exception|Interrupt)\b", last):
+            return last.removeprefix("error: ")
+    return None
 
 
 def read_cells(paths: list[Path]) -> list[dict]:

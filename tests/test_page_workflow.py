@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("cola", "rte")
 
 
-def snakemake(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    (folder / "tiny.yaml").write_text(yaml.safe_dump({"tasks": list(TASKS), "methods": ["fp32"]}))
+def snakemake(folder: Path, *words: str, methods: tuple[str, ...] = ("fp32",)) -> subprocess.CompletedProcess:
+    (folder / "tiny.yaml").write_text(yaml.safe_dump({"tasks": list(TASKS), "methods": list(methods)}))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     # only this rule: the cells are invented here, and nothing shall be trained to replace them
     return subprocess.run(
@@ -57,12 +57,13 @@ def test_partial_makes_the_page_of_what_exists_and_says_what_failed(project):
     logs = project / "results/demo/logs/fp32/rte"
     logs.mkdir(parents=True)
     (logs / "1.log").write_text("fp32 rte seed 1: step 5/90\nerror: The disk is full: free some space and run it again.\n")
-    done = snakemake(project, "partial", "--cores", "1")
+    done = snakemake(project, "partial", "--cores", "1", methods=("fp32", "lsq_4bit"))
     (project / "aside.json").rename(project / "results/fp32_rte.json")
     assert done.returncode == 0, done.stdout + done.stderr
     page = (project / "report/html/index.html").read_text()
-    assert "1 cell failed: fp32 on RTE." in page
+    assert "2 cells failed: fp32 on RTE, lsq_4bit on RTE." in page
     assert "failed: The disk is full" in page
+    assert "its ancestor fp32 failed: The disk is full" in page
 
 
 def test_partial_without_any_cell_is_one_line(tmp_path):

@@ -108,6 +108,17 @@ def test_nested_values_on_the_command_line_are_numbers_nulls_and_booleans(tmp_pa
     assert "Run of fp32_kd on rte, seed 2" in done.stdout + done.stderr
 
 
+def test_what_a_failed_ancestor_leaves_unmade_is_said_with_its_name(tmp_path):
+    damaged = [tmp_path / "results/demo/base.safetensors", tmp_path / "results/demo/data/sst2.safetensors"]
+    for path in damaged:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no tensors")
+    done = snakemake(tmp_path, "results/tws_1bit_sst2.json", "--cores", "1", check=False)
+    assert done.returncode != 0 and not (tmp_path / "results/tws_1bit_sst2.json").exists()
+    expected = r"^tws_1bit on sst2 was not made: its ancestor fp32 failed: .*sst2\.safetensors is damaged.*$"
+    assert re.search(expected, done.stderr, re.MULTILINE), done.stderr
+
+
 def test_a_missing_mirror_is_one_line(tmp_path):
     config = {"preset": "small", "data": {"mirror": "nowhere"}, "base": {"source": "folder", "path": "nowhere"}}
     done = snakemake(tmp_path, "results/fp32_rte.json", config=config, check=False)

@@ -51,8 +51,13 @@ class Catalogue:
                 found[role] = (name, task, self.config["teacher_seed"] if name in self.teachers else seed)
         return found
 
+    def lineage(self, method: str) -> list[str]:
+        """The methods that a method descends from, nearest first."""
+        parents = [name for role in ("init", "teacher") if (name := self.methods[method].get(role))]
+        return list(dict.fromkeys([*parents, *(above for name in parents for above in self.lineage(name))]))
+
     def budget(self, task: str, method: str | None = None) -> dict:
-        """The budget of a task's runs; with `method`, its epochs are those of a student or of one who starts from the base."""
+        """The budget of a task's runs; with `method`, its epochs are those of a student where it is one."""
         common = {key: value for key, value in self.config["budget"].items() if key != "tasks"}
         found = common | self.config["budget"].get("tasks", {}).get(task, {})
         students = found.pop("student_epochs_scale", None)

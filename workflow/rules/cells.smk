@@ -66,10 +66,16 @@ rule partial:
         "../../environment.yml"
     params:
         cells=CELLS,
-        logs=f"results/{CATALOGUE.config['preset']}/logs",
+        why=WHY_MISSING,
     shell:
         "python -m report page --out report/html/index.html --tables report/html/tables --figures report/html/figures"
-        " --logs {params.logs} {params.cells} 2>&1 | tee {log}"
+        " {params.why} {params.cells} 2>&1 | tee {log}"
+
+
+onerror:
+    # Snakemake says which run failed; what was not made for its sake it passes over in silence.
+    asked = [target for target in workflow.dag_settings.targets if target.endswith(".json")]
+    shell("python -m report failures {WHY_MISSING} {cells}", cells=asked or CELLS)
 
 
 rule refuse:

@@ -54,3 +54,7 @@ def refuse(wildcards):
 
 
 CELLS = expand("results/{method}_{task}.json", method=CATALOGUE.config["methods"], task=CATALOGUE.config["tasks"])
+
+# Options of the commands that say why a cell is missing.
+LINEAGE = {method: CATALOGUE.lineage(method) for method in CATALOGUE.methods}
+WHY_MISSING = f"--logs results/{CATALOGUE.config['preset']}/logs --ancestors {shlex.quote(catalogues.dump(LINEAGE))}"
