@@ -162,3 +162,18 @@ def _keys(properties: dict, above: str = ""):
             yield from _keys(schema["properties"], f"{above}{key}.")
         else:
             yield f"{above}{key}"
+
+
+def test_a_digest_sees_sources_and_not_what_is_made_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    digest = catalogue.digest.__wrapped__  # not the remembered one
+    for name in ("report/page.py", "report/html/index.html", "report/__pycache__/page.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    first = digest("report")
+    for name in ("report/html/index.html", "report/html/tables/glue.csv", "report/__pycache__/page.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("2")
+    assert digest("report") == first
+    (tmp_path / "report/page.py").write_text("2")
+    assert digest("report") != first

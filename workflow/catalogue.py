@@ -208,13 +208,13 @@ def check_writable(folder: Path) -> None:
 
 @functools.cache
 def digest(*sources: str) -> str:
-    """Content hash of source files and folders below the project's root, blind to dates and to caches."""
-    total = hashlib.sha256()
+    """Content hash of source files and folders below the project's root, blind to dates, to caches and to the page."""
+    total, made = hashlib.sha256(), ROOT / "report/html"
     for source in sources:
         path = ROOT / source
         files = [path] if path.is_file() else sorted(path.rglob("*"))
         for file in files:
-            if file.is_file() and "__pycache__" not in file.parts:
+            if file.is_file() and "__pycache__" not in file.parts and made not in file.parents:
                 total.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() + b"\0")
     return total.hexdigest()[:16]
 
