@@ -19,7 +19,9 @@ from methods.errors import UserError
 from tests.conftest import CONFIG
 from workflow import catalogue
 
-CATALOGUE = catalogue.load({"preset": "demo", "budget": {"lr_scale": 20, "epochs_scale": 0.1, "batch_size": 8}})
+CATALOGUE = catalogue.load(
+    {"preset": "demo", "budget": {"lr_scale": 20, "epochs_scale": 0.1, "student_epochs_scale": None, "batch_size": 8}}
+)
 # LadaBERT's budgets leave nothing of a model that is hardly made of matrices: see test_ladabert.
 METHODS = [name for name, method in CATALOGUE.methods.items() if method["family"] != "ladabert"]
 META = {"kind": "classification", "labels": ["negative", "positive"]}

@@ -23,7 +23,7 @@ from workflow import catalogue
 SETTINGS = {
     "preset": "demo",
     "allow_weak_teacher": True,
-    "budget": {"batch_size": 16, "evaluate_every": 4, "epochs_scale": 1},
+    "budget": {"batch_size": 16, "evaluate_every": 4, "epochs_scale": 1, "student_epochs_scale": None},
 }
 META = {"kind": "classification", "labels": ["a", "b", "c"]}
 HALF = {"kind": "narrow", "heads": 2, "neurons": 16}  # of the four heads and 32 neurons of the small models

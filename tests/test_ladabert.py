@@ -331,7 +331,11 @@ def ran(wide, write_task, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lada")
     write_base(folder / "base.safetensors", wide)
     data = write_task("sst2", {"train": rows_of_sst2(60, 1), "validation": rows_of_sst2(30, 2)})
-    settings = {"preset": "demo", "allow_weak_teacher": True, "budget": {"batch_size": 8, "lr_scale": 20, "epochs_scale": 1}}
+    settings = {
+        "preset": "demo",
+        "allow_weak_teacher": True,
+        "budget": {"batch_size": 8, "lr_scale": 20, "epochs_scale": 1, "student_epochs_scale": None},
+    }
 
     def run(method: str):
         ask = json.loads(catalogue.dump(catalogue.load(settings).ask(method, "sst2", 1)))

@@ -9,7 +9,13 @@ import pytest
 from methods.core import artifact, distill, harness, interrupt, train
 from workflow import catalogue
 
-BUDGET = {"lr_scale": 50, "epochs_scale": 0.85, "evaluate_every": 8, "batch_size": 8}  # 20 steps of 60 rows, thrice round
+BUDGET = {
+    "lr_scale": 50,
+    "epochs_scale": 0.85,
+    "student_epochs_scale": None,
+    "evaluate_every": 8,
+    "batch_size": 8,
+}  # 20 steps of 60 rows, thrice round
 CATALOGUE = catalogue.load({"preset": "demo", "budget": BUDGET, "allow_weak_teacher": True})
 QUANTIZED = [  # without LadaBERT, whose budgets leave nothing of a model that is hardly made of matrices
     name for name, method in CATALOGUE.methods.items() if method["bits"]["weights"] < 32 and method["family"] != "ladabert"

@@ -21,7 +21,7 @@ TINY = {
     "tasks": ["sst2"],
     "methods": ["fp32"],
     "base": {"layers": 1, "hidden": 32, "heads": 2, "intermediate": 64, "texts": 400},
-    "budget": {"epochs_scale": 0.34, "lr_scale": 20, "evaluate_every": 50, "train_rows": 400},
+    "budget": {"epochs_scale": 0.34, "student_epochs_scale": None, "lr_scale": 20, "evaluate_every": 50, "train_rows": 400},
 }
 
 
