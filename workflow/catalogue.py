@@ -18,7 +18,7 @@ import jsonschema
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times faster, where PyYAML was built with libyaml
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, which is faster, where PyYAML has it
 NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-9]*)")
 
 
