@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from report import statistics
+from report.cores import on_all_cores
 from report.outcomes import Outcomes, unpack
 from report.statistics import Estimate
 from report.wording import TASKS, task_title, title
@@ -124,7 +125,7 @@ class Board:
 
     @functools.cache  # noqa: B019 - a board lives as long as its command
     def estimate(self, method: str, task: str, protocol: str) -> Estimate | None:
-        scores, resampled = self.scores(method, task, protocol), self._resampled(task)
+        scores, resampled = self.scores(method, task, protocol), self._resampled[task]
         found = resampled.get((method, protocol))
         if not scores:
             return None
@@ -217,7 +218,7 @@ class Board:
         return Comparison(found, found.p, f"paired over {found.basis}", len(seeds))
 
     def _samples(self, task: str, side: Side) -> np.ndarray | None:
-        resampled = self._resampled(task).get((side.method, side.protocol))
+        resampled = self._resampled[task].get((side.method, side.protocol))
         return None if resampled is None else np.stack([resampled[seed] for seed in side.seeds.values()], 1)
 
     def _right(self, task: str, side: Side) -> np.ndarray:
@@ -234,16 +235,20 @@ class Board:
         if cell is None:
             return False
         files = {run["seed"]: run["files"].get(f"{self.primary}.safetensors") for run in cell["ran_on"]["runs"]}
-        answered = self._resampled(task).get((reference["method"], self.primary), {})
+        answered = self._resampled[task].get((reference["method"], self.primary), {})
         return files.get(reference["seed"]) == reference["sha256"] and reference["seed"] in answered
 
     def _outcomes(self, method: str, task: str) -> Outcomes | None:
         packed = self.at[method, task]["measured"].get("outcomes")
         return unpack(packed) if packed else None
 
-    @functools.cache  # noqa: B019
-    def _resampled(self, task: str) -> dict[tuple[str, str], dict[int, np.ndarray]]:
-        """(method, protocol) -> seed -> the metric in each bootstrap sample; the samples are the same for all of a task."""
+    @functools.cached_property
+    def _resampled(self) -> dict[str, dict[tuple[str, str], dict[int, np.ndarray]]]:
+        """Task -> (method, protocol) -> seed -> the metric in each bootstrap sample."""
+        return dict(zip(self.tasks, on_all_cores(self._resample, self.tasks), strict=True))
+
+    def _resample(self, task: str) -> dict[tuple[str, str], dict[int, np.ndarray]]:
+        """A task's replicates; its samples are the same for all methods, which is what pairs them."""
         found, weights = {}, None
         for cell in self.of_task(task):
             method = cell["asked"]["method"]

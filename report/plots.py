@@ -5,8 +5,6 @@ Colours are Okabe and Ito's (2008); every family has a shape as well, and no tex
 
 import io
 import math
-import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 
 import matplotlib
@@ -18,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from report.board import UNAVERAGED, Board
+from report.cores import on_all_cores
 from report.points import AXES, FAMILY_TITLES, BitLine, Cloud, cloud, drops_by_bits, family
 from report.tables import SUITES
 from report.wording import metric_title, task_title
@@ -30,6 +29,7 @@ STYLE = {
     "font.size": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # nothing stands above the axes that a title would have to avoid: looking for it takes long
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -43,40 +43,24 @@ STYLE = {
     "svg.hashsalt": "bert-quantization-benchmark",
     "pdf.fonttype": 42,
     "text.parse_math": False,
-    "figure.constrained_layout.use": True,
 }
 NO_DATE = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None, "Producer": None}}
 PANELS = 4  # in a row of small multiples
 
 
 def figures(board: Board, axis: str = "paper") -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(name, {ending: content}) of every figure that the cells have something for, drawn on all cores where that is easy."""
-    drawings = list(_drawings(board, axis))
-    if "fork" not in multiprocessing.get_all_start_methods() or (workers := min(os.cpu_count() or 1, len(drawings))) < 2:
-        yield from map(_draw, drawings)
-        return
-    _inherited.extend(drawings)  # by the workers, who are forked from here: closures over a board cannot be sent to them
-    try:
-        with multiprocessing.get_context("fork").Pool(workers) as pool:
-            yield from pool.imap(_draw_inherited, range(len(drawings)))
-    finally:
-        _inherited.clear()
-
-
-_inherited: list[tuple[str, Callable[[], Figure]]] = []
-
-
-def _draw_inherited(number: int) -> tuple[str, dict[str, bytes]]:
-    return _draw(_inherited[number])
+    """(name, {ending: content}) of every figure that the cells have something for."""
+    yield from on_all_cores(_draw, list(_drawings(board, axis)))
 
 
 def _draw(drawing: tuple[str, Callable[[], Figure]]) -> tuple[str, dict[str, bytes]]:
     name, draw = drawing
     with matplotlib.rc_context(STYLE):
-        figure, contents = draw(), {}
-        for ending in NO_DATE:
-            contents[ending] = _bytes(figure, ending)
-            figure.set_layout_engine("none")  # the first has laid it out for all of them
+        figure = draw()
+        if figure.get_layout_engine():  # once for all files: it takes longer than writing one
+            figure.draw_without_rendering()
+            figure.set_layout_engine(None)
+        contents = {ending: _bytes(figure, ending) for ending in NO_DATE}
         pyplot.close(figure)
     return name, contents
 
@@ -88,6 +72,14 @@ def _bytes(figure: Figure, ending: str) -> bytes:
 
 
 def _drawings(board: Board, axis: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    # The slowest first, so that no core still draws one when the others are done.
+    if errors := _errors(board):
+        yield "errors", lambda: draw_errors(board, errors)
+    shown = [task for task in board.tasks if board.of_task(task)]
+    for task in shown:
+        yield f"curves_{task}", lambda task=task: draw_curves(board, task)
+    for task in shown:
+        yield f"seeds_{task}", lambda task=task: draw_seeds(board, task)
     glue = [task for task in board.tasks if task in SUITES["glue"][1] and task not in UNAVERAGED]
     scopes = ({"average": glue} if len(glue) > 1 else {}) | {task: [task] for task in board.tasks}
     for name, tasks in scopes.items():
@@ -96,17 +88,11 @@ def _drawings(board: Board, axis: str) -> Iterator[tuple[str, Callable[[], Figur
             yield f"size_{name}", lambda found=found: draw_cloud(found)
     if lines := drops_by_bits(board):
         yield "bits", lambda: draw_bits(lines)
-    for task in board.tasks:
-        if board.of_task(task):
-            yield f"seeds_{task}", lambda task=task: draw_seeds(board, task)
-            yield f"curves_{task}", lambda task=task: draw_curves(board, task)
-    if errors := _errors(board):
-        yield "errors", lambda: draw_errors(board, errors)
 
 
 def draw_cloud(found: Cloud) -> Figure:
     """Quality against cost on a logarithmic axis, the front drawn as the stairs that no method rises above."""
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.4))
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.4), layout="constrained")
     front = [point for point in found.points if point.on_front]
     axes.step([p.x for p in front], [p.y for p in front], where="post", color="#888888", linewidth=0.9, zorder=1)
     for point in found.points:
@@ -139,7 +125,7 @@ def _logarithmic(axes) -> None:
 
 def draw_bits(lines: list[BitLine]) -> Figure:
     """What each bit is worth: the drop from the teacher, task by task and on average."""
-    figure, axes = pyplot.subplots(figsize=(5.2, 3.2))
+    figure, axes = pyplot.subplots(figsize=(5.2, 3.2), layout="constrained")
     mean, tasks = [line for line in lines if line.mean], [line for line in lines if not line.mean]
     for line in tasks:
         axes.plot(*zip(*line.points, strict=True), color="#bbbbbb", linewidth=0.8)
@@ -175,7 +161,7 @@ def apart(values: list[float], gap: float) -> list[float]:
 def draw_seeds(board: Board, task: str) -> Figure:
     """Every seed a dot, the mean a bar, its interval a line: what the table's deviation is made of."""
     cells = board.of_task(task)
-    figure, axes = pyplot.subplots(figsize=(5.2, 0.7 + 0.19 * len(cells)))
+    figure, axes = pyplot.subplots(figsize=(5.2, 0.7 + 0.19 * len(cells)), layout="constrained")
     for row, cell in enumerate(cells):
         method = cell["asked"]["method"]
         number, scores = family(board, method), board.scores(method, task, board.primary)
@@ -198,7 +184,7 @@ def draw_curves(board: Board, task: str) -> Figure:
     """Score on the development set by step, a panel for each method and a line for each seed."""
     cells = board.of_task(task)
     # Equal panels with equal labels have their places by arithmetic (in inches), which is much faster than by search.
-    figure, panels = _panels(len(cells), layout="none", sharex=True, sharey=True)
+    figure, panels = _panels(len(cells), sharex=True, sharey=True)
     width, height = figure.get_size_inches()
     figure.subplots_adjust(0.5 / width, 0.45 / height, 1 - 0.1 / width, 1 - 0.25 / height, wspace=0.1, hspace=0.4)
     for panel, cell in zip(panels, cells, strict=True):
@@ -206,8 +192,9 @@ def draw_curves(board: Board, task: str) -> Figure:
             if points := seed["curve"]["dev"]:
                 stroke, colour = STROKES[number % len(STROKES)], COLOURS[1 + number % (len(COLOURS) - 1)]
                 panel.plot(*zip(*points, strict=True), linestyle=stroke, color=colour, linewidth=0.8)
-        panel.set_title(_short(board.title(cell["asked"]["method"])), fontsize=6).set_in_layout(False)
+        panel.set_title(_short(board.title(cell["asked"]["method"])), fontsize=6)
         panel.tick_params(labelsize=5)
+    panels[0].locator_params(nbins=4)  # shared by all
     figure.supxlabel("Step", fontsize=7)
     figure.supylabel(f"{task_title(task)}, {metric_title(cells[0]['measured']['metric'])}", fontsize=7)
     return figure
@@ -235,7 +222,7 @@ def _errors(board: Board) -> dict[str, list[dict]]:
 
 def draw_errors(board: Board, errors: dict[str, list[dict]]) -> Figure:
     """Where quantization takes most: a panel for each method, a row for each matrix, a column for each layer."""
-    figure, panels = _panels(len(errors), width=2.3)
+    figure, panels = _panels(len(errors), width=2.3, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12)  # room for the panels' names, which must not narrow the panels
     sizes = [entry["error"] for of in errors.values() for entry in of if entry["error"]]
     scale = LogNorm(min(sizes), max(sizes)) if sizes else None

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from report.cores import on_all_cores
 from report.files import ReportError, read_json, validate
 
 
@@ -34,16 +35,20 @@ def read_cells(paths: list[Path]) -> list[dict]:
     if not paths:
         raise ReportError("there is no cell to make a page from; make one first, such as snakemake results/fp32_rte.json")
     cells, seen = [], {}
-    for path in paths:
-        cell = read_json(path)
-        validate(cell, "cell.schema.yaml", path)
+    for path, cell in zip(paths, on_all_cores(_read_cell, paths), strict=True):
         key = (cell["asked"]["method"], cell["asked"]["task"])
-        metric, protocols = cell["measured"]["metric"], cell["measured"]["protocols"]
-        reports = [cell["measured"]["baseline"], *protocols.values()]
-        if any(metric not in report["metrics"] for report in reports):
-            raise ReportError(f"{path} lacks its own primary metric {metric}; delete it and let snakemake make it again")
         if key in seen:
             raise ReportError(f"{seen[key]} and {path} are both {key[0]} on {key[1]}; name each cell once")
         seen[key] = path
         cells.append(cell)
     return cells
+
+
+def _read_cell(path: Path) -> dict:
+    cell = read_json(path)
+    validate(cell, "cell.schema.yaml", path)
+    metric, protocols = cell["measured"]["metric"], cell["measured"]["protocols"]
+    reports = [cell["measured"]["baseline"], *protocols.values()]
+    if any(metric not in report["metrics"] for report in reports):
+        raise ReportError(f"{path} lacks its own primary metric {metric}; delete it and let snakemake make it again")
+    return cell
