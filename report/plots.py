@@ -55,7 +55,7 @@ def figures(board: Board, axis: str = "paper") -> Iterator[tuple[str, dict[str, 
 
 def _draw(drawing: tuple[str, Callable[[], Figure]]) -> tuple[str, dict[str, bytes]]:
     name, draw = drawing
-    with matplotlib.rc_context(STYLE):
+    with pyplot.style.context(["default", STYLE]):  # whatever this machine's matplotlibrc says
         figure = draw()
         if figure.get_layout_engine():  # once for all files: it takes longer than writing one
             figure.draw_without_rendering()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import pytest
 
 from report.board import Board
@@ -53,6 +54,11 @@ def test_equal_cells_give_equal_bytes_in_another_process_too(drawn, tmp_path):
         for ending, content in files.items():
             assert (tmp_path / f"{name}.{ending}").read_bytes() == content, (name, ending)
             assert b"2026" not in content[:600], "no date"
+
+
+def test_this_machines_style_changes_nothing(cells, drawn):
+    with matplotlib.rc_context({"lines.linewidth": 9, "figure.constrained_layout.use": True, "savefig.bbox": "tight"}):
+        assert dict(figures(Board(copy.deepcopy(cells)))) == drawn
 
 
 def test_one_number_changes_its_figures_only(cells, drawn):
