@@ -291,6 +291,15 @@ def test_equal_runs_have_equal_bytes_and_a_finished_run_is_left_alone(ask, tmp_p
     assert (tmp_path / "a/machine.json").stat().st_mtime_ns == before
 
 
+def test_where_the_best_model_is_the_last_it_is_scored_once(ask, tmp_path, base_path, sst2_path, capsys):
+    once = run(ask, tmp_path, base_path, sst2_path, budget={**ask["budget"], "evaluate_every": 1_000_000})
+    said = capsys.readouterr().err
+    assert said.count("scoring its") == 1 and "scoring its last model" in said
+    assert once["scores"]["best"] == once["scores"]["last"]
+    stored = np.load(tmp_path / "a/predictions.npz")
+    np.testing.assert_array_equal(stored["best.validation"], stored["last.validation"])
+
+
 def taught(ask, teacher: str = "fp32"):
     spec = {**ask["spec"], "teacher": teacher, "recipe": {**ask["spec"]["recipe"], "terms": {"logits": 1.0}}}
     return {

@@ -177,7 +177,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         record |= {"status": "diverged", "reason": fitted.diverged}
         return _write_diverged(out, record, identity) if accelerator.is_main_process else record
 
-    scores, kept, sizes, digests = {}, scoring.references(task), {}, {}
+    scores, kept, sizes, digests, predicted = {}, scoring.references(task), {}, {}, {}
     if accelerator.is_main_process:
         if ask["latent"]:
             student.load_state_dict(getattr(fitted, ask["latent"]))
@@ -192,11 +192,13 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
             student.load_state_dict(weights)
             digests[path.name] = artifact.save(path, student, meta, ask["ternary"])
         accelerator.wait_for_everyone()
-        model, _ = artifact.load(path)
-        predictions = predict(model.to(accelerator.device), exact=True)
-        scores[protocol] = {"step": step, "metrics": scoring.score(task, predictions)}
+        if step not in predicted:  # where the best model is the last, it is scored once
+            say(f"scoring its {protocol} model, as read back from the file")
+            model, _ = artifact.load(path)
+            predicted[step] = predict(model.to(accelerator.device), exact=True)
+        scores[protocol] = {"step": step, "metrics": scoring.score(task, predicted[step])}
         sizes[protocol] = artifact.size(path)
-        for split, arrays in scoring.kept(task, predictions).items():
+        for split, arrays in scoring.kept(task, predicted[step]).items():
             kept |= {
                 f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v for key, v in arrays.items()
             }
