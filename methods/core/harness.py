@@ -84,6 +84,7 @@ def accelerate(wanted: str) -> tuple[Accelerator, str, str | None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts, for equal results
     precision, note = provenance.precision(wanted, torch.cuda.is_available())
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # no operator here reads what it did not write
     torch.set_flush_denormal(True)
     several_cpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
     return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=several_cpus), precision, note
