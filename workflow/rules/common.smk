@@ -23,15 +23,10 @@ ROOT = str(workflow.current_basedir.join("../.."))
 shell.prefix(f"set -euo pipefail; export PATH={os.path.dirname(sys.executable)!r}:$PATH PYTHONPATH={ROOT!r}; ")
 
 
-def ancestors(wildcards):
-    """The files of the runs that a run descends from: Snakemake makes them first."""
-    found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
-    names = ["run.json", f"{CATALOGUE.config['primary']}.safetensors"]
-    return [
-        f"{work(*run)}/{name}"
-        for role, run in found.items()
-        for name in (names if role == "teacher" else [*names, "latent.safetensors"])
-    ]
+def inherited(wildcards):
+    """The files that a run takes from the runs it descends from: Snakemake makes them first."""
+    found = CATALOGUE.inherited(wildcards.method, wildcards.task, int(wildcards.seed))
+    return [f"{work(*run)}/{name}" for run, name in found]
 
 
 def ancestor_options(wildcards):

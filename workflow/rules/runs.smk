@@ -39,7 +39,7 @@ rule run:
     input:
         base=rules.base.output[0],
         data=rules.data.output[0],
-        ancestors=ancestors,
+        inherited=inherited,
     output:
         run="<work>/runs/{method}/{task}/{seed}/run.json",
         machine="<work>/runs/{method}/{task}/{seed}/machine.json",
