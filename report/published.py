@@ -186,8 +186,8 @@ def judge(board: Board, method: str, cell: dict | None, ours: dict | None, metri
         return "not comparable", reason
     if ours is None or not ours["n"]:
         return "diverged", "no seed has a score"
-    if ours["n"] == 1:
-        return "undecided", "one seed cannot tell"
+    if not ours["sd"]:
+        return "undecided", "one seed cannot tell" if ours["n"] == 1 else "seeds that score alike cannot tell"
     half = float(stats.t.ppf(0.975, ours["n"] - 1)) * ours["sd"] * math.sqrt(1 + 1 / ours["n"]) + ROUNDING
     difference = ours["mean"] - figure.value
     if abs(difference) <= half:

@@ -25,19 +25,23 @@ CHUNK = 64  # resamples whose ranks are worked out together: their matrices stay
 
 
 def summarise(values: list[float], n_diverged: int) -> dict:
-    """Mean, deviation and Student's interval of the seeds that did not diverge; null where unknown."""
+    """Mean, deviation and Student's interval of the seeds that did not diverge; null where unknown.
+
+    Seeds that score alike, as where nothing is trained, tell as little about chance as a single one.
+    """
     n = len(values)
     mean = statistics.fmean(values) if n else None
     sd = statistics.stdev(values) if n > 1 else None
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if n > 1 else None
+    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if sd else None
     notes = {0: "every seed diverged: no mean", 1: "one seed: no deviation and no interval"}
+    alike = "all seeds score alike: no interval" if sd == 0 else None
     return {
         "mean": mean,
         "sd": sd,
         "n": n,
         "n_diverged": n_diverged,
         "interval_95": None if half is None else [mean - half, mean + half],
-        "note": notes.get(n),
+        "note": notes.get(n, alike),
     }
 
 

@@ -30,6 +30,13 @@ def test_one_seed_has_no_deviation_and_says_so():
     assert "one seed" in summary["note"]
 
 
+def test_seeds_that_score_alike_give_no_interval_and_say_so():
+    summary = summarise([61.1, 61.1, 61.1], n_diverged=1)
+    assert (summary["mean"], summary["sd"], summary["interval_95"], summary["n"]) == (61.1, 0.0, None, 3)
+    assert "alike" in summary["note"]
+    assert summarise([61.1, 61.2], n_diverged=0)["note"] is None
+
+
 def test_holm_on_a_worked_example():
     # sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2, 1 = 0.02, 0.03, 0.06, 0.04, and never falling: 0.06 at the end
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

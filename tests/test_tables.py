@@ -211,7 +211,9 @@ def test_verdicts_say_what_can_be_said(cells):
         place |= {"mean": mean, "sd": 1.0, "n": 3}
         assert verdicts(board)["tws_1bit", "rte", "accuracy"] == (verdict, "")
     place |= {"n": 1, "sd": None}
-    assert verdicts(board)["tws_1bit", "rte", "accuracy"][0] == "undecided"
+    assert verdicts(board)["tws_1bit", "rte", "accuracy"] == ("undecided", "one seed cannot tell")
+    place |= {"n": 3, "sd": 0.0}
+    assert verdicts(board)["tws_1bit", "rte", "accuracy"] == ("undecided", "seeds that score alike cannot tell")
     place |= {"n": 0, "mean": None, "n_diverged": 3}
     assert verdicts(board)["tws_1bit", "rte", "accuracy"][0] == "diverged"
     assert verdicts(board)["bwn_1bit", "rte", "accuracy"] == ("not run", "")
