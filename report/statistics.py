@@ -163,12 +163,12 @@ class Estimate:
 def estimate(scores: np.ndarray, resampled: np.ndarray | None) -> Estimate | None:
     """Mean over seeds of `scores` (or of differences), with `resampled` (resamples, seeds) telling the examples' share.
 
-    Without resamples only seeds vary; one seed without resamples says nothing about its error: None.
+    Without resamples only seeds vary; one seed, or seeds that score alike, then say nothing about their error: None.
     """
     scores = np.asarray(scores, np.float64)
     seeds, value = len(scores), float(np.mean(scores))
     if resampled is None:
-        return None if seeds < 2 else Estimate(value, float(scores.var(ddof=1)) / seeds, seeds - 1, "seeds")
+        return Estimate(value, float(scores.var(ddof=1)) / seeds, seeds - 1, "seeds") if np.ptp(scores) else None
     if seeds == 1:
         return Estimate(value, float(resampled[:, 0].var(ddof=1)), math.inf, "examples")
     of_models = float(scores.var(ddof=1))  # seeds, and seeds that like other examples better

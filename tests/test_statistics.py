@@ -103,10 +103,11 @@ def test_an_estimate_adds_what_seeds_and_examples_contribute():
     assert found.basis == "examples and seeds"
 
 
-def test_without_predictions_only_seeds_vary_and_one_seed_says_nothing():
+def test_without_predictions_only_seeds_vary_and_one_seed_or_seeds_alike_say_nothing():
     found = estimate(np.array([60.0, 62.0, 67.0]), None)
     assert found.interval() == pytest.approx(tuple(summarise([60.0, 62.0, 67.0], 0)["interval_95"]))
     assert estimate(np.array([60.0]), None) is None
+    assert estimate(np.full(3, 0.1), None) is None  # by rounding, their variance is not quite 0
 
 
 def test_one_seed_varies_with_its_examples():
