@@ -120,10 +120,13 @@ def read_run(folder: Path) -> Run:
     for name, digest in record["files"].items():
         path = folder / name
         if not path.is_file():
-            raise ReportError(f"{path} is missing though run.json names it; let snakemake make the run again")
+            raise ReportError(
+                f"{path} is missing though run.json names it; delete that too and let snakemake make the run again"
+            )
         if name == "predictions.npz" and sha256(path) != digest:
             raise ReportError(
-                f"{path} is not the file that run.json recorded (its sha256 differs); let snakemake make the run again"
+                f"{path} is not the file that run.json recorded (its sha256 differs); delete both and let snakemake make "
+                "the run again"
             )
     return Run(folder, record, machine, _read_benchmark(folder / "benchmark.tsv"))
 

@@ -321,7 +321,8 @@ def _provenance(cell: dict):
 
 
 def _ancestor(run: dict) -> str:
-    return f"{run['method']}, seed {run['seed']}, sha256 {run['sha256'][:16]}"
+    model = f"sha256 {run['sha256'][:16]}" if run["sha256"] else "diverged"
+    return f"{run['method']}, seed {run['seed']}, {model}"
 
 
 # Files and data inside the page

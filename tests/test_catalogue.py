@@ -97,19 +97,12 @@ def test_only_quantized_methods_that_others_start_from_keep_latent_weights_of_th
     assert kept == {"fp32": None, "twn_2bit": "best", "lat_2bit": None, "child": None}
 
 
-def test_a_run_takes_each_file_of_its_ancestors_once_and_latent_weights_where_there_are_any():
-    found = catalogue.load({**DEMO, "primary": "best", "teacher_seed": 9})
+def test_a_run_knows_its_ancestors_and_those_that_teach_are_trained_once():
+    found = catalogue.load({**DEMO, "teacher_seed": 9})
     fp32, half, ternary = ("fp32", "rte", 9), ("dynabert_half", "rte", 9), ("ternary_half_a8", "rte", 4)
-    assert found.inherited("fp32", "rte", 4) == []
+    assert found.ancestors("fp32", "rte", 4) == {}
     assert found.ancestors("twn_2bit", "rte", 4) == {"teacher": fp32, "init": fp32}
-    assert found.inherited("twn_2bit", "rte", 4) == [(fp32, "run.json"), (fp32, "best.safetensors")]
-    assert found.inherited("tws_1bit", "rte", 4) == [
-        (half, "run.json"),
-        (half, "best.safetensors"),
-        (ternary, "run.json"),
-        (ternary, "best.safetensors"),
-        (ternary, "latent.safetensors"),
-    ]
+    assert found.ancestors("tws_1bit", "rte", 4) == {"teacher": half, "init": ternary}
 
 
 def test_a_method_cannot_descend_from_itself():

@@ -260,7 +260,7 @@ def run(ask, tmp_path, base_path, sst2_path, name="a", folders=None, **changes):
 def test_a_run_writes_every_file_and_its_score_is_the_loaded_files(ask, tmp_path, base_path, sst2_path, sst2, accelerator):
     record = run(ask, tmp_path, base_path, sst2_path)
     folder = tmp_path / "a"
-    assert {path.name for path in folder.iterdir()} == {*harness.OUTPUTS, ".lock"}
+    assert {path.name for path in folder.iterdir()} == {*harness.OUTPUTS, ".lock"} - {harness.LATENT}
     for name, digest in record["files"].items():
         assert files.sha256_file(folder / name) == digest
     model, meta = harness.artifact.load(folder / "last.safetensors")
@@ -324,20 +324,20 @@ def test_a_weak_teacher_stops_its_students_unless_told_otherwise(ask, tmp_path, 
     assert record["teacher"]["sha256"] == weak["files"]["last.safetensors"]
 
 
-def test_a_tampered_teacher_is_refused_by_name(ask, tmp_path, base_path, sst2_path):
+def test_a_teacher_whose_model_is_damaged_or_gone_is_refused_by_name(ask, tmp_path, base_path, sst2_path):
     run(ask, tmp_path, base_path, sst2_path, "teacher")
     model = tmp_path / "teacher/last.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match=r"teacher/last\.safetensors is damaged"):
-        run(
-            ask,
-            tmp_path,
-            base_path,
-            sst2_path,
-            "b",
-            {"teacher": tmp_path / "teacher"},
-            **{**taught(ask), "allow_weak_teacher": True},
-        )
+
+    def student():
+        changes = {**taught(ask), "allow_weak_teacher": True}
+        return run(ask, tmp_path, base_path, sst2_path, "b", {"teacher": tmp_path / "teacher"}, **changes)
+
+    with pytest.raises(UserError, match=r"teacher/last\.safetensors is damaged .*: delete the run\.json beside it"):
+        student()
+    model.unlink()
+    with pytest.raises(UserError, match=r"teacher/last\.safetensors is missing: delete the run\.json beside it"):
+        student()
 
 
 def test_divergence_is_a_result_and_reaches_descendants(ask, tmp_path, base_path, sst2_path):
@@ -348,7 +348,17 @@ def test_divergence_is_a_result_and_reaches_descendants(ask, tmp_path, base_path
     child = run(ask, tmp_path, base_path, sst2_path, "b", {"teacher": tmp_path / "teacher"}, **taught(ask))
     assert child["status"] == "diverged (ancestor)"
     assert "fp32" in child["reason"]
-    assert all((tmp_path / "b" / name).is_file() for name in harness.OUTPUTS)
+    assert child["teacher"]["sha256"] is None
+    for folder in ("teacher", "b"):
+        assert {path.name for path in (tmp_path / folder).iterdir()} == {"run.json", "machine.json", ".lock"}
+
+
+def test_a_divergence_leaves_nothing_of_the_run_that_stood_there(ask, tmp_path, base_path, sst2_path):
+    run(ask, tmp_path, base_path, sst2_path, "a")
+    assert (tmp_path / "a/last.safetensors").is_file()
+    run(ask, tmp_path, base_path, sst2_path, "a", budget={**ask["budget"], "lr_scale": 1e30})
+    assert not list((tmp_path / "a").glob("*.safetensors"))
+    assert not (tmp_path / "a/predictions.npz").exists()
 
 
 def test_batches_are_a_function_of_seed_and_epoch_and_hold_every_row_once(sst2):

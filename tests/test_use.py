@@ -289,14 +289,12 @@ def test_a_file_without_quantized_weights_says_so(world):
 
 def test_what_is_no_model_file_is_one_line(world, tmp_path, capsys):
     found = world("sst2")
-    diverged, damaged, foreign = (tmp_path / f"{name}.safetensors" for name in ("diverged", "damaged", "foreign"))
-    artifact.save_diverged(diverged, {"method": "fp32", "task": "sst2", "reason": "the loss was nan by step 10"})
+    damaged, foreign = (tmp_path / f"{name}.safetensors" for name in ("damaged", "foreign"))
     content = bytearray(model_of(found).read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     save_file({"weight": np.zeros(3, np.float32)}, foreign)
     cases = {
-        diverged: "diverged.safetensors holds no model, because its run diverged: the loss was nan by step 10.",
         damaged: "damaged.safetensors is damaged (tensor ",
         foreign: "foreign.safetensors is damaged or not one of ours (KeyError in its header): name another file",
         tmp_path / "missing.safetensors": "missing.safetensors is missing",

@@ -166,6 +166,18 @@ def test_touched_sources_rerun_nothing(project):
     assert "Nothing to be done" in snakemake(project, "-n", "all").stdout
 
 
+def test_a_run_made_again_reruns_what_is_built_on_it_only_if_it_came_out_otherwise(project):
+    run = project / "results/demo/runs/fp32/sst2/1/run.json"
+    before = run.read_bytes()
+    run.touch()
+    assert "Nothing to be done" in snakemake(project, "-n", "all").stdout
+    try:
+        run.write_bytes(before.replace(b'"steps":', b'"steps": '))
+        assert jobs(snakemake(project, "-n", "all")).keys() == {"cell", "page", "all"}
+    finally:
+        run.write_bytes(before)
+
+
 @pytest.mark.slow
 def test_kill_9_in_training_and_the_same_command_give_the_same_bytes(project):
     run = project / "results/demo/runs/fp32/sst2/1"

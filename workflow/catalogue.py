@@ -51,15 +51,6 @@ class Catalogue:
                 found[role] = (name, task, self.config["teacher_seed"] if name in self.teachers else seed)
         return found
 
-    def inherited(self, method: str, task: str, seed: int) -> list[tuple[tuple[str, str, int], str]]:
-        """The files that a run takes from its ancestors, as (run, name), each once: teacher and start are often one run."""
-        model = f"{self.config['primary']}.safetensors"
-        return [
-            (run, name)
-            for run in dict.fromkeys(self.ancestors(method, task, seed).values())
-            for name in ["run.json", model, *(["latent.safetensors"] if run[0] in self.keep_latent else [])]
-        ]
-
     def lineage(self, method: str) -> list[str]:
         """The methods that a method descends from, nearest first."""
         parents = [name for role in ("init", "teacher") if (name := self.methods[method].get(role))]

@@ -54,32 +54,23 @@ def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
     architecture = known(model.config.to_dict())
     structure = {"config": architecture, "edits": edits(model), "packed": packed}
-    return write_sealed(path, arrays, {"format": FORMAT, "status": "ok", **structure, **meta})
-
-
-def save_diverged(path: Path, meta: dict) -> str:
-    """A run that diverged has no model; its file says so, so that descendants can be told."""
-    return write_sealed(path, {}, {"format": FORMAT, "status": "diverged", **meta})
+    return write_sealed(path, arrays, {"format": FORMAT, **structure, **meta})
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """What a model file holds, packed as it is, and its meta; one line for a file that holds no model."""
     arrays, meta = read_sealed(path)
-    if "status" not in meta:
+    if "packed" not in meta:
         raise UserError(f"{path} is no model file: name the last.safetensors or best.safetensors of a run.")
     if meta["format"] != FORMAT:
         raise UserError(f"{path} was written by another version of this project: make it again with this one.")
-    if meta["status"] != "ok":
-        raise UserError(f"{path} holds no model, because its run diverged: {meta['reason']}.")
     return arrays, meta
 
 
-def save_latent(path: Path, model: nn.Module | None) -> str:
-    """Write what `save` rounds away: latent weights and what their quantizers have learned; nothing without a model."""
-    arrays = {}
-    if model is not None:
-        stored = _plain(model)
-        arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items() if name not in stored}
+def save_latent(path: Path, model: nn.Module) -> str:
+    """Write what `save` rounds away: latent weights and what their quantizers have learned."""
+    stored = _plain(model)
+    arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items() if name not in stored}
     return write_sealed(path, arrays, {"format": FORMAT})
 
 

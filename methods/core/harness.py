@@ -26,7 +26,7 @@ from methods.errors import UserError
 from methods.kernel import fusing, products
 
 PROTOCOLS = ("last", "best")
-LATENT = "latent.safetensors"  # the weights that a model file rounds, for runs that start from this one; else empty
+LATENT = "latent.safetensors"  # the weights that a model file rounds, where other runs start from this one
 OUTPUTS = ("run.json", "machine.json", "last.safetensors", "best.safetensors", LATENT, "predictions.npz")
 SAMPLE_BATCH = 32  # rows of a batch that a method may look at before it trains
 
@@ -40,13 +40,14 @@ class Ancestor:
     protocol: str
 
     @property
-    def sha256(self) -> str:
-        return self.run["files"][f"{self.protocol}.safetensors"]
+    def sha256(self) -> str | None:
+        """The hash of its model file; a run that diverged has none."""
+        return self.run["files"].get(f"{self.protocol}.safetensors")
 
     @property
     def latent(self) -> str | None:
         """The hash of its latent weights, if it kept those of this protocol."""
-        return self.run["files"][LATENT] if self.run["asked"].get("latent") == self.protocol else None
+        return self.run["files"].get(LATENT) if self.run["asked"].get("latent") == self.protocol else None
 
     @property
     def name(self) -> str:
@@ -67,8 +68,9 @@ class Ancestor:
 
     def _checked(self, name: str, digest: str) -> Path:
         path = self.folder / name
-        if path.is_file() and files.sha256_file(path) != digest:
-            raise UserError(f"{path} is damaged (its SHA-256 is not the one in its run.json): delete it and run again.")
+        if not path.is_file() or files.sha256_file(path) != digest:
+            what = "damaged (its SHA-256 is not the one in its run.json)" if path.is_file() else "missing"
+            raise UserError(f"{path} is {what}: delete the run.json beside it and run the same command again.")
         return path
 
     def told(self) -> dict:
@@ -130,7 +132,9 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
     if (done := _finished(out, identity)) is not None:
         say(f"already done in {out}")
         return done
-    (out / "run.json").unlink(missing_ok=True)  # it is written last: where it stands, everything stands
+    if accelerator.is_main_process:
+        for name in OUTPUTS:  # run.json goes first and is written last: where it stands, everything stands
+            (out / name).unlink(missing_ok=True)
     checkpoints = Checkpoints(out / "checkpoints", identity, *every, say=say)
     failed = next((one for one in found.values() if one.run["status"] != "ok"), None)
     teacher = found.get("teacher")
@@ -179,10 +183,9 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         return _write_diverged(out, record, identity) if accelerator.is_main_process else record
 
     scores, kept, sizes, digests, predicted = {}, scoring.references(task), {}, {}, {}
-    if accelerator.is_main_process:
-        if ask["latent"]:
-            student.load_state_dict(getattr(fitted, ask["latent"]))
-        digests[LATENT] = artifact.save_latent(out / LATENT, student if ask["latent"] else None)
+    if accelerator.is_main_process and ask["latent"]:
+        student.load_state_dict(getattr(fitted, ask["latent"]))
+        digests[LATENT] = artifact.save_latent(out / LATENT, student)
     for protocol, weights, step in (
         ("last", fitted.last, state.step),
         ("best", fitted.best, state.best_step),
@@ -280,12 +283,7 @@ def _check_teacher(teacher: Ancestor | None, ask: dict) -> None:
 
 
 def _write_diverged(out: Path, record: dict, identity: str) -> dict:
-    """All declared files of a run that has no scores: a result to show, not an error to hide."""
-    meta = {"method": record["asked"]["method"], "task": record["asked"]["task"], "reason": record["reason"]}
-    digests = {f"{name}.safetensors": artifact.save_diverged(out / f"{name}.safetensors", meta) for name in PROTOCOLS}
-    digests[LATENT] = artifact.save_latent(out / LATENT, None)
-    digests["predictions.npz"] = _write_npz(out / "predictions.npz", {})
-    record["files"] = digests
+    """A run without model and scores: a result to show, not an error to hide."""
     now = time.monotonic()
     _write_machine(out, now, now, record["steps"])
     files.write_json(out / "run.json", {**record, "identity": identity})

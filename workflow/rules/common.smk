@@ -23,10 +23,10 @@ ROOT = str(workflow.current_basedir.join("../.."))
 shell.prefix(f"set -euo pipefail; export PATH={os.path.dirname(sys.executable)!r}:$PATH PYTHONPATH={ROOT!r}; ")
 
 
-def inherited(wildcards):
-    """The files that a run takes from the runs it descends from: Snakemake makes them first."""
-    found = CATALOGUE.inherited(wildcards.method, wildcards.task, int(wildcards.seed))
-    return [f"{work(*run)}/{name}" for run, name in found]
+def ancestors(wildcards):
+    """The runs that a run learns or starts from, each once (they are often one): Snakemake makes them first."""
+    found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
+    return [f"{work(*run)}/run.json" for run in dict.fromkeys(found.values())]
 
 
 def ancestor_options(wildcards):
