@@ -42,7 +42,7 @@ rule run:
         ancestors=ancestors,
     output:
         # Stands for the models and the predictions beside it: it is written last and holds their hashes. So a run that is
-        # made again and comes out the same reruns nothing, and a graph of a thousand jobs is drawn a fifth faster.
+        # made again and comes out the same reruns nothing, and a graph of a thousand jobs takes a sixth less time.
         "<work>/runs/{method}/{task}/{seed}/run.json",
     log:
         "<work>/logs/{method}/{task}/{seed}.log",
