@@ -195,6 +195,16 @@ def test_all_seeds_diverged_leave_no_mean(cell_of):
     assert "Every run of Full precision diverged." in page
 
 
+def test_a_diverged_teacher_has_no_model_to_name_and_its_students_no_loss(cell_of):
+    teacher = {"method": "fp32", "seed": 1, "sha256": None, "score": None}
+    init = {key: teacher[key] for key in ("method", "seed", "sha256")}
+    child = run_record(method="twn_2bit", diverged=True, teacher=teacher)
+    child |= {"status": "diverged (ancestor)", "reason": "its ancestor fp32 diverged", "init": init}
+    page = render(Board([cell_of(run_record(diverged=True)), cell_of(child)]))
+    assert page.count("fp32, seed 1, diverged") == 2  # as its teacher, and as what it started from
+    assert "its ancestor fp32 diverged" in page
+
+
 def test_both_protocols_drop_size_and_cost(cell_of):
     teacher = {"method": "fp32", "seed": 1, "sha256": digest("teacher"), "score": 63.5}
     cell = cell_of(
