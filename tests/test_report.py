@@ -195,7 +195,7 @@ def test_all_seeds_diverged_leave_no_mean(cell_of):
     assert "Every run of Full precision diverged." in page
 
 
-def test_a_diverged_teacher_has_no_model_to_name_and_its_students_no_loss(cell_of):
+def test_a_diverged_teacher_has_no_model_to_name(cell_of):
     teacher = {"method": "fp32", "seed": 1, "sha256": None, "score": None}
     init = {key: teacher[key] for key in ("method", "seed", "sha256")}
     child = run_record(method="twn_2bit", diverged=True, teacher=teacher)

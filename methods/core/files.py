@@ -88,7 +88,7 @@ def read_sealed(path: Path, names: Container[str] | None = None) -> tuple[dict[s
 
     With `names` only those arrays are read (and checked), so that little can be had of a large file quickly.
     """
-    advice = "delete it (and the run.json beside a model) and run the command that makes it again"
+    advice = "make it again with `snakemake --force` and its name, or for a model that of the run.json beside it"
     if not Path(path).is_file():
         raise UserError(f"{path} is missing: run the command that makes it first (`snakemake -n` shows the order).")
     try:

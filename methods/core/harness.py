@@ -133,7 +133,7 @@ def _run(ask, family, out, data_path, base_path, ancestors, accelerator, precisi
         say(f"already done in {out}")
         return done
     if accelerator.is_main_process:
-        for name in OUTPUTS:  # run.json goes first and is written last: where it stands, everything stands
+        for name in OUTPUTS:  # what another ask left; run.json first, as it is written last: where it stands, all stands
             (out / name).unlink(missing_ok=True)
     checkpoints = Checkpoints(out / "checkpoints", identity, *every, say=say)
     failed = next((one for one in found.values() if one.run["status"] != "ok"), None)

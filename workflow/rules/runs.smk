@@ -41,8 +41,8 @@ rule run:
         data=rules.data.output[0],
         ancestors=ancestors,
     output:
-        # Stands for the models and the predictions beside it: it is written last and holds their hashes. So a run that is
-        # made again and comes out the same reruns nothing, and a graph of a thousand jobs takes a sixth less time.
+        # Stands for the models and the predictions beside it: it is written last and holds their hashes. It is small, so
+        # Snakemake compares it by content, and a run that is made again and comes out the same reruns nothing.
         "<work>/runs/{method}/{task}/{seed}/run.json",
     log:
         "<work>/logs/{method}/{task}/{seed}.log",
