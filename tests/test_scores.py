@@ -471,7 +471,8 @@ def test_evaluate_metrics_give_the_same_scores_and_run_nothing_foreign(tmp_path)
     assert result["cola"] == scores.classification(["matthews", "accuracy"], predictions, references)
     for task in ("sst2", "mnli", "qnli", "rte", "wnli"):
         assert result[task] == {"accuracy": accuracy_f1["accuracy"]}
-    assert result["stsb"] == scores.regression(["spearman", "pearson"], *values)
+    # its BLAS is not told what the caller's is told, and may sum in another order
+    assert result["stsb"] == pytest.approx(scores.regression(["spearman", "pearson"], *values), rel=1e-12)
     assert result["squad"] == scores.squad(answers, golds)
     assert result["squad2"] == scores.squad2(answers, golds2, null_scores)
     assert result["squad2 at -1"] == scores.squad2(answers, golds2, null_scores, threshold=-1.0)

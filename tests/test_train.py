@@ -58,8 +58,12 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(base, sst2, accel
 
 
 def test_training_learns_what_single_words_do_not_tell(base, sst2, accelerator):
-    stage = dataclasses.replace(STAGE, epochs=100, lr=5e-3)
+    """From weights so wide that every seed tried gets there; from BERT's 0.02 a net this small often gets stuck."""
+    stage = dataclasses.replace(STAGE, epochs=60, lr=5e-3)
     student = from_base(without_dropout(base), "classification", 2, 1)
+    torch.manual_seed(1)
+    for weight in (parameter for parameter in student.parameters() if parameter.ndim == 2):
+        torch.nn.init.normal_(weight, std=0.3)
     result = fitted(base, sst2, accelerator, stage=stage, student=student)
     assert result.state.curve[-1]["loss"] < 0.1 < 0.5 < result.state.curve[0]["loss"]
 
