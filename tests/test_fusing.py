@@ -1,6 +1,10 @@
 """Compiled chains give the eager chains' numbers, and are used only where that pays."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +78,37 @@ def test_a_compiled_update_counts_as_a_change_of_the_weight():
     optimizer.step()
     assert not torch.equal(weight, before)
     assert weight._version > version
+
+
+A_CHAIN = """
+import torch
+from methods.kernel import fusing
+
+chain = fusing.fused(lambda x: (x.abs() + 1).sum(-1))
+x = torch.arange(-50.0, 50.0).view(4, 25)
+expected = chain(x)
+assert fusing.trouble("cpu") is None
+fusing.switch(True)
+assert torch.equal(chain(x), expected), chain(x)
+"""
+
+
+@pytest.mark.slow
+def test_code_compiled_for_another_processor_is_not_taken_up(tmp_path):
+    """Two machines with different vectors and one cache, as on a cluster's shared disk."""
+    for vectors in ({}, {"ATEN_CPU_CAPABILITY": "default"}):
+        places = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(
+            [sys.executable, "-c", A_CHAIN], env={**os.environ, **places, **vectors}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_told_of(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    assert "Not a directory" in fusing.trouble("cpu")
 
 
 def rows(count: int):

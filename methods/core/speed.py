@@ -1,11 +1,11 @@
 """Whether a run compiles the kernel's chains: only where that wins more than it costs, and where it works at all."""
 
-import torch
 from torch import nn
 
 from methods.core.data import Split
 from methods.core.structure import edits
 from methods.core.train import Stage
+from methods.kernel import fusing
 
 # Tokens x layers x width at which a fused step has saved what compiling costs (20 to 30 s for a machine's first run).
 # Measured on two cores with a 6-layer, 384-wide model; a graphics card does the same work in a fiftieth of the time.
@@ -25,12 +25,8 @@ def compiles(wanted: str, student: nn.Module, stages: list[Stage], train: Split,
         pays = bool(edits(student)) and work > BREAK_EVEN.get(device, float("inf"))
     if not pays:
         return False, None
-    try:
-        torch.compile(lambda x: x.abs() + 1, fullgraph=True)(torch.zeros(8, device=device))
-    except Exception as error:  # whatever is amiss with the compiler: the eager path gives the same numbers
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        return (
-            False,
-            f"torch.compile does not work here ({reason}): training goes on uncompiled, slower and with equal numbers",
-        )
+    reason = fusing.trouble(device)
+    if reason is not None:
+        line = f"torch.compile does not work here ({reason}): training goes on uncompiled, slower and with equal numbers"
+        return False, line
     return True, None

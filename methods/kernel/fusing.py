@@ -5,7 +5,10 @@ for runs that are long enough to win it back; see `methods/core/speed.py` for th
 """
 
 import functools
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -18,6 +21,17 @@ def switch(on: bool) -> None:
     _on = on
     if on:  # all chains of one kind share their code, which torch would otherwise stop specialising after eight variants
         torch._dynamo.config.recompile_limit = 256
+        _keep_code_by_processor()
+
+
+def trouble(device: str) -> str | None:
+    """Why nothing can be compiled here, on one line; None where compiling works."""
+    try:
+        _keep_code_by_processor()
+        torch.compile(lambda x: x.abs() + 1, fullgraph=True)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever is amiss: the eager path gives the same numbers
+        return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    return None
 
 
 def fused(chain: Callable) -> Callable:
@@ -33,3 +47,18 @@ def fused(chain: Callable) -> Callable:
         return compiled(*arguments)
 
     return call
+
+
+def _keep_code_by_processor() -> None:
+    """Give torch's cache of compiled code a folder for this processor and for the vectors torch is to use on it.
+
+    torch itself takes up what it finds in its cache, whichever machine put it there. On a disk that several share, code
+    for vectors of 16 numbers then computes NaN with vectors of 8, and a run would end as diverged that did not.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir  # here, because it takes a second
+
+    able = [value for value in torch.cpu.get_capabilities().items() if isinstance(value[1], (bool, str))]
+    tag = hashlib.sha256(repr([torch.backends.cpu.get_cpu_capability(), *sorted(able)]).encode()).hexdigest()[:16]
+    folder = Path(cache_dir())
+    if folder.name != tag:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / tag)
