@@ -102,7 +102,6 @@ def test_code_compiled_for_another_processor_is_not_taken_up(tmp_path):
             [sys.executable, "-c", A_CHAIN], env={**os.environ, **places, **vectors}, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_told_of(tmp_path, monkeypatch):

@@ -81,7 +81,7 @@ def test_a_steps_gradient_is_scaled_by_the_features_or_as_the_official_code_by_t
     for quantizer in (step, threshold):
         quantizer(x).backward(gradient)
     expected = threshold.scale.grad * 7 * (numbers * 7) ** -0.5  # threshold = 7 steps, and its gradient is not scaled
-    assert step.scale.grad.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert step.scale.grad.item() == pytest.approx(expected.item(), abs=1e-6)  # 120 terms near 0.01 nearly cancel
 
 
 def test_a_steps_gradient_counts_a_weights_numbers_whole_and_an_activations_without_the_batch():
