@@ -27,6 +27,6 @@ def compiles(wanted: str, student: nn.Module, stages: list[Stage], train: Split,
         return False, None
     reason = fusing.trouble(device)
     if reason is not None:
-        line = f"torch.compile does not work here ({reason}): training goes on uncompiled, slower and with equal numbers"
+        line = f"torch.compile does not work here ({reason}): training goes on uncompiled, which is slower"
         return False, line
     return True, None

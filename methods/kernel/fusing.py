@@ -29,7 +29,7 @@ def trouble(device: str) -> str | None:
     try:
         _keep_code_by_processor()
         torch.compile(lambda x: x.abs() + 1, fullgraph=True)(torch.zeros(8, device=device))
-    except Exception as error:  # whatever is amiss: the eager path gives the same numbers
+    except Exception as error:  # whatever is amiss: there is the eager path
         return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
     return None
 
@@ -53,7 +53,7 @@ def _keep_code_by_processor() -> None:
     """Give torch's cache of compiled code a folder for this processor and for the vectors torch is to use on it.
 
     torch itself takes up what it finds in its cache, whichever machine put it there. On a disk that several share, code
-    for vectors of 16 numbers then computes NaN with vectors of 8, and a run would end as diverged that did not.
+    for vectors of 16 numbers then computes NaN with vectors of 8, and a run ends as diverged that would have gone well.
     """
     from torch._inductor.runtime.cache_dir_utils import cache_dir  # here, because it takes a second
 
