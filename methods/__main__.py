@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from methods.errors import UserError, explain
+from methods.common.errors import UserError, explain
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,10 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def step(function, name: str, help: str) -> argparse.ArgumentParser:
-        """A command of the workflow, with its configuration or an ask."""
+        """A command of the workflow, with its configuration or an request."""
         sub = command(function, name, help)
         sub.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
-        sub.add_argument("--ask", type=json.loads, help="the whole ask as JSON instead (what the workflow passes)")
+        sub.add_argument("--request", type=json.loads, help="the whole request as JSON instead (what the workflow passes)")
         return sub
 
     sub = step(base, "base", "make the base model file")
@@ -111,47 +111,48 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def base(arguments) -> None:
-    catalogue = None if arguments.ask else _catalogue(arguments)
+    catalogue = None if arguments.request else _catalogue(arguments)
     from methods.tasks.base import make
 
     out = arguments.out or _work(catalogue) / "base.safetensors"
-    make(out, arguments.ask or catalogue.ask_base())
+    make(out, arguments.request or catalogue.request_base())
 
 
 def data(arguments) -> None:
-    catalogue = None if arguments.ask else _catalogue(arguments, task=arguments.task)
-    ask = arguments.ask or catalogue.ask_data(arguments.task)
+    catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
+    request = arguments.request or catalogue.request_data(arguments.task)
     from methods.tasks import demo, encode, hub
 
-    if ask["source"]["source"] == "generated":
-        generated = demo.generate(ask["task"], ask["source"]["seed"])
+    if request["source"]["source"] == "generated":
+        generated = demo.generate(request["task"], request["source"]["seed"])
         splits = {split: {name: [row[name] for row in rows] for name in rows[0]} for split, rows in generated.items()}
     else:
-        splits = hub.rows(ask["entry"], ask["source"]["mirror"])
+        splits = hub.rows(request["entry"], request["source"]["mirror"])
     tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / "base.safetensors")
-    encode.write_task(arguments.out or _work(catalogue) / f"data/{ask['task']}.safetensors", ask, tokenizer, splits)
+    encode.write_task(arguments.out or _work(catalogue) / f"data/{request['task']}.safetensors", request, tokenizer, splits)
 
 
 def run(arguments) -> None:
     if arguments.processes > 1 and "LOCAL_RANK" not in os.environ:
         _launch(arguments.processes)
-    catalogue = None if arguments.ask else _catalogue(arguments, method=arguments.method, task=arguments.task)
-    ask = arguments.ask or catalogue.ask(arguments.method, arguments.task, arguments.seed)
-    folders = {role: getattr(arguments, role) for role in ask["ancestors"]}
-    for role, (method, task, seed) in ask["ancestors"].items():
+    catalogue = None if arguments.request else _catalogue(arguments, method=arguments.method, task=arguments.task)
+    request = arguments.request or catalogue.request(arguments.method, arguments.task, arguments.seed)
+    folders = {role: getattr(arguments, role) for role in request["ancestors"]}
+    for role, (method, task, seed) in request["ancestors"].items():
         folders[role] = folders[role] or _work(catalogue) / f"runs/{method}/{task}/{seed}"
     import importlib
 
-    from methods.core import harness, interrupt
+    from methods import run as harness
+    from methods.common import interrupt
 
-    family = importlib.import_module(f"methods.{ask['spec']['family']}")
-    here = f"runs/{ask['method']}/{ask['task']}/{ask['seed']}"
+    family = importlib.import_module(f"methods.{request['spec']['family']}")
+    here = f"runs/{request['method']}/{request['task']}/{request['seed']}"
     try:
         record = harness.run(
-            ask,
+            request,
             family,
             arguments.out or _work(catalogue) / here,
-            data_path=arguments.data or _work(catalogue) / f"data/{ask['task']}.safetensors",
+            data_path=arguments.data or _work(catalogue) / f"data/{request['task']}.safetensors",
             base_path=arguments.base or _work(catalogue) / "base.safetensors",
             ancestors=folders,
             checkpoint_steps=arguments.checkpoint_steps,
@@ -172,7 +173,7 @@ def _launch(processes: int) -> NoReturn:
 
 
 def score(arguments) -> None:
-    from methods.core.rescore import rescore
+    from methods.scoring.rescore import rescore
 
     for line in rescore(arguments.folder, arguments.data):
         print(line)
@@ -181,12 +182,12 @@ def score(arguments) -> None:
 def prefetch(arguments) -> None:
     from methods.tasks import hub
 
-    catalogue = None if arguments.ask else _catalogue(arguments)
-    ask = arguments.ask or {
+    catalogue = None if arguments.request else _catalogue(arguments)
+    request = arguments.request or {
         "repositories": catalogue.repositories(),
         "mirror": catalogue.config["data"]["mirror"],
     }
-    for folder in hub.prefetch(ask["repositories"], ask["mirror"]):
+    for folder in hub.prefetch(request["repositories"], request["mirror"]):
         print(f"copied to {folder}")
 
 
@@ -232,14 +233,14 @@ def _catalogue(arguments, method: str | None = None, task: str | None = None):
 def _work(catalogue) -> Path:
     if catalogue is None:
         raise UserError(
-            "with --ask every file has to be named: --out, --base, --data, and --teacher or --init if asked for."
+            "with --request every file has to be named: --out, --base, --data, and --teacher or --init if asked for."
         )
     return Path("results") / catalogue.config["preset"]
 
 
 def _told(record: dict) -> str:
-    asked = record["asked"]
-    name = f"{asked['method']} {asked['task']} seed {asked['seed']}"
+    request = record["request"]
+    name = f"{request['method']} {request['task']} seed {request['seed']}"
     if record["status"] != "ok":
         return f"{name}: {record['status']}: {record['reason']}"
     scores = [f"{protocol} {record['scores'][protocol]['metrics'][record['metric']]:.2f}" for protocol in ("last", "best")]

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from methods.core import distill
-from methods.core.structure import calibrate, edit, weight_quantizer
-from methods.core.train import Sample, Stage, forward
-from methods.errors import UserError
+from methods.common.errors import UserError
 from methods.kernel import splitting
 from methods.kernel.layers import QuantEmbedding, Quantized
 from methods.kernel.quantizers import Ternary
+from methods.model.edits import calibrate, edit, weight_quantizer
+from methods.training import objective
+from methods.training.trainer import Sample, Stage, forward
 
 
 def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
@@ -86,7 +86,7 @@ def sensitivities(model: nn.Module, layers: dict[str, Quantized], grids: dict, b
     """What the loss rises by when one layer becomes binary and all others stay ternary."""
 
     def loss() -> float:
-        return float(sum(distill.labels(forward(model, batch), None, batch).sum() for batch in batches))
+        return float(sum(objective.labels(forward(model, batch), None, batch).sum() for batch in batches))
 
     model.eval()
     before, found = loss(), []

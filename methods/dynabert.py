@@ -10,9 +10,9 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from methods.core import distill
-from methods.core.structure import edit
-from methods.core.train import Sample, Stage, forward
+from methods.model.edits import edit
+from methods.training import objective
+from methods.training.trainer import Sample, Stage, forward
 
 
 def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
@@ -41,7 +41,7 @@ def importance(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> tuple[
     params = [*readers, *makers, *biases, *users]
     heads = neurons = 0.0
     for batch in batches:
-        loss = distill.labels(forward(model, batch), None, batch).mean()
+        loss = objective.labels(forward(model, batch), None, batch).mean()
         slopes = torch.autograd.grad(loss, params)
         shares = [param.detach() * slope for param, slope in zip(params, slopes, strict=True)]
         read, made, shifted, used = (torch.stack(shares[at : at + len(layers)]) for at in range(0, len(shares), len(layers)))

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from methods.core.train import Sample, Stage
+from methods.training.trainer import Sample, Stage
 
 
 def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:

@@ -8,8 +8,8 @@ from itertools import islice
 
 from torch import nn
 
-from methods.core.structure import calibrate, edit
-from methods.core.train import Sample, Stage
+from methods.model.edits import calibrate, edit
+from methods.training.trainer import Sample, Stage
 
 
 def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:

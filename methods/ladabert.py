@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from methods.core.structure import edit, matrices
-from methods.core.train import Sample, Stage
-from methods.errors import UserError
+from methods.common.errors import UserError
+from methods.model.edits import edit, matrices
+from methods.training.trainer import Sample, Stage
 
 
 def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:

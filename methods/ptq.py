@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from methods.core.structure import edit
-from methods.core.train import Sample, Stage
+from methods.model.edits import edit
+from methods.training.trainer import Sample, Stage
 
 
 def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:

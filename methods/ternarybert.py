@@ -6,10 +6,10 @@ attention scores and logits, all from the first step (equations 9 to 12), and se
 
 from torch import nn
 
-from methods.core.structure import edit
-from methods.core.train import Sample, Stage
 from methods.kernel.layers import Quantized
 from methods.kernel.quantizers import LossAware
+from methods.model.edits import edit
+from methods.training.trainer import Sample, Stage
 
 
 def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:

@@ -59,12 +59,12 @@ class Board:
     failed: dict[tuple[str, str], str] = field(default_factory=dict)  # (method, task) -> the last line of its log
 
     def __post_init__(self):
-        self.at = {(cell["asked"]["method"], cell["asked"]["task"]): cell for cell in self.cells}
+        self.at = {(cell["request"]["method"], cell["request"]["task"]): cell for cell in self.cells}
         places = [*self.at, *self.failed]
         self.methods = list(dict.fromkeys(method for method, _ in places))
         known = {task: number for number, task in enumerate(TASKS)}
         self.tasks = sorted(dict.fromkeys(task for _, task in places), key=lambda task: known.get(task, len(known)))
-        self.primary = self.cells[0]["asked"]["primary"]
+        self.primary = self.cells[0]["request"]["primary"]
         self.protocols = (self.primary, *({"last", "best"} - {self.primary}))
         self.generated = any(cell["ran_on"]["data"] == "generated" for cell in self.cells)
         self.partial = [cell for cell in self.cells if cell["ran_on"]["dataset"]["partial"]]
@@ -251,7 +251,7 @@ class Board:
         """A task's replicates; its samples are the same for all methods, which is what pairs them."""
         found, weights = {}, None
         for cell in self.of_task(task):
-            method = cell["asked"]["method"]
+            method = cell["request"]["method"]
             outcomes = self._outcomes(method, task)
             if outcomes is None:
                 continue
@@ -271,8 +271,8 @@ class Board:
 
     def _differences(self):
         for what, value in {
-            "preset": lambda cell: cell["asked"]["preset"],
-            "primary protocol": lambda cell: cell["asked"]["primary"],
+            "preset": lambda cell: cell["request"]["preset"],
+            "primary protocol": lambda cell: cell["request"]["primary"],
             "base model": lambda cell: cell["ran_on"]["base"]["sha256"],
             "precision": lambda cell: cell["ran_on"]["precision"],
         }.items():

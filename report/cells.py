@@ -24,15 +24,15 @@ CURVE_POINTS = 60
 
 # What must be equal before a mean over seeds means anything: a name for the user, and the place in run.json.
 SHARED = {
-    "method": ("asked", "method"),
-    "task": ("asked", "task"),
-    "preset": ("asked", "preset"),
-    "recipe": ("asked", "spec"),
-    "budget": ("asked", "budget"),
-    "padding": ("asked", "padding"),
-    "precision asked for": ("asked", "precision"),
+    "method": ("request", "method"),
+    "task": ("request", "task"),
+    "preset": ("request", "preset"),
+    "recipe": ("request", "spec"),
+    "budget": ("request", "budget"),
+    "padding": ("request", "padding"),
+    "precision asked for": ("request", "precision"),
     "precision": ("ran_on", "precision"),
-    "primary protocol": ("asked", "primary"),  # of a run's ancestors; one without ancestors has none
+    "primary protocol": ("request", "primary"),  # of a run's ancestors; one without ancestors has none
     "primary metric": ("metric",),
     "code digest": ("ran_on", "code"),
     "data fingerprint": ("ran_on", "data", "fingerprint"),
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        return self.record["asked"]["seed"]
+        return self.record["request"]["seed"]
 
     @property
     def diverged(self) -> bool:
@@ -67,12 +67,12 @@ def make_cell(folders: list[Path], primary: str) -> dict:
 
 def cell_of(runs: list[Run], primary: str, packed_outcomes: dict | None) -> dict:
     record = runs[0].record
-    asked, data = record["asked"], record["ran_on"]["data"]
+    request, data = record["request"], record["ran_on"]["data"]
     taught = next((run.record["teacher"] for run in runs if run.record["teacher"]), None)
     kept = ("method", "task", "preset", "spec", "budget", "precision", "padding")
     cell = {
         "format": 1,
-        "asked": {key: asked[key] for key in kept} | {"primary": primary, "seeds": [run.seed for run in runs]},
+        "request": {key: request[key] for key in kept} | {"primary": primary, "seeds": [run.seed for run in runs]},
         "measured": {
             "metric": record["metric"],
             "seeds": [_seed(run.record) for run in runs],
@@ -97,14 +97,14 @@ def cell_of(runs: list[Run], primary: str, packed_outcomes: dict | None) -> dict
             "threads": _distinct(run.record["ran_on"]["threads"] for run in runs),
             "processes": _distinct(run.record["ran_on"]["processes"] for run in runs),
             "packages": _packages(runs),
-            "command": _command(asked),
+            "command": _command(request),
             "volatile": {
                 "cost": _cost(runs),
                 "machines": [{"seed": run.seed, "machine": run.machine, "benchmark": run.benchmark} for run in runs],
             },
         },
     }
-    validate(cell, "cell.schema.yaml", Path(f"the cell of {asked['method']} on {asked['task']}"))
+    validate(cell, "cell.schema.yaml", Path(f"the cell of {request['method']} on {request['task']}"))
     return cell
 
 
@@ -150,7 +150,7 @@ def _figure(text: str) -> float | None:
 
 def _check_together(runs: list[Run], primary: str) -> None:
     first = runs[0]
-    cell = f"{first.record['asked']['method']} on {first.record['asked']['task']}"
+    cell = f"{first.record['request']['method']} on {first.record['request']['task']}"
     for run, after in itertools.pairwise(runs):
         if run.seed == after.seed:
             raise ReportError(f"{run.folder} and {after.folder} are both seed {run.seed}; name each seed once")
@@ -167,7 +167,7 @@ def _check_together(runs: list[Run], primary: str) -> None:
                 f"{a.folder}{_in_brief(one)} and {b.folder}{_in_brief(other)}; "
                 "let snakemake make them again alike"
             )
-    if (theirs := first.record["asked"].get("primary", primary)) != primary:
+    if (theirs := first.record["request"].get("primary", primary)) != primary:
         raise ReportError(
             f"the ancestors of {cell} were taken by {theirs!r} as primary protocol, "
             f"not {primary!r}; pass --primary {theirs} or let snakemake make the runs again"
@@ -194,7 +194,7 @@ def _seed(record: dict) -> dict:
         "loss": thin([[point["step"], point["loss"]] for point in record["curve"] if point["loss"] is not None]),
         "dev": thin([[point["step"], point["score"]] for point in record["dev"]]),
     }
-    return {"seed": record["asked"]["seed"], "curve": curve} | kept
+    return {"seed": record["request"]["seed"], "curve": curve} | kept
 
 
 def thin(points: list, limit: int = CURVE_POINTS) -> list:
@@ -278,9 +278,9 @@ def _packages(runs: list[Run]) -> dict:
     return {name: _distinct(packages[name] for packages in installed if name in packages) for name in names}
 
 
-def _command(asked: dict) -> str:
-    target = f"snakemake results/{asked['method']}_{asked['task']}.json"
-    return target if asked["preset"] == DEFAULT_PRESET else f"{target} --config preset={asked['preset']}"
+def _command(request: dict) -> str:
+    target = f"snakemake results/{request['method']}_{request['task']}.json"
+    return target if request["preset"] == DEFAULT_PRESET else f"{target} --config preset={request['preset']}"
 
 
 def _distinct(values) -> list:

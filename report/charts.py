@@ -132,11 +132,11 @@ STRIP = Frame(left=4, right=256, top=4, bottom=18)
 
 def draw_strips(board: Board, task: str) -> dict:
     """One line of dots for each method on a common axis, with the teacher's score and the constant answer's as rules."""
-    cells = [cell for cell in board.of_task(task) if board.scores(cell["asked"]["method"], task, board.primary)]
+    cells = [cell for cell in board.of_task(task) if board.scores(cell["request"]["method"], task, board.primary)]
     baseline = board.of_task(task)[0]["measured"]["baseline"]["metrics"][board.of_task(task)[0]["measured"]["metric"]]
     found = {}
     for cell in cells:
-        method = cell["asked"]["method"]
+        method = cell["request"]["method"]
         estimate = board.estimate(method, task, board.primary)
         found[method] = (list(board.scores(method, task, board.primary).values()), estimate and estimate.interval())
     values = [value for scores, interval in found.values() for value in (*scores, *(interval or ()))]
@@ -145,7 +145,7 @@ def draw_strips(board: Board, task: str) -> dict:
     def x(value: float) -> str:
         return STRIP.x((value - ticks[0]) / (ticks[-1] - ticks[0]))
 
-    references = {ref["score"] for cell in cells if (ref := board.reference(cell["asked"]["method"], task))}
+    references = {ref["score"] for cell in cells if (ref := board.reference(cell["request"]["method"], task))}
     reference = references.pop() if len(references) == 1 else None
     return {
         "ticks": [{"at": x(tick), "text": _tick(tick)} for tick in (ticks[0], ticks[-1])],

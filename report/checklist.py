@@ -11,7 +11,7 @@ def checklist(board: Board) -> list[tuple[bool, str, str]]:
     seeds = [seed for cell in board.cells for seed in cell["measured"]["seeds"]]
     machines = [one["machine"] for cell in board.cells for one in cell["ran_on"]["volatile"]["machines"]]
     lost = [seed for seed in seeds if seed["status"] != "ok"]
-    counts = sorted({len(cell["asked"]["seeds"]) for cell in board.cells})
+    counts = sorted({len(cell["request"]["seeds"]) for cell in board.cells})
     return [
         _data(board),
         _sources(board),
@@ -31,7 +31,7 @@ def checklist(board: Board) -> list[tuple[bool, str, str]]:
 def _data(board: Board) -> tuple[bool, str, str]:
     if board.generated:
         return False, "Data", "Generated for a demo; comparable with no paper."
-    tasks = sorted({task_title(cell["asked"]["task"]) for cell in board.partial})
+    tasks = sorted({task_title(cell["request"]["task"]) for cell in board.partial})
     if tasks:
         return False, "Data", f"Official splits, but only a part of {', '.join(tasks)}."
     return True, "Data", "The official training and development splits, whole, at pinned revisions."
@@ -40,9 +40,9 @@ def _data(board: Board) -> tuple[bool, str, str]:
 def _sources(board: Board) -> tuple[bool, str, str]:
     settings = {}
     for cell in board.cells:
-        spec = cell["asked"]["spec"]
+        spec = cell["request"]["spec"]
         for name in spec.get("recipe", {}):
-            settings[cell["asked"]["method"], name] = bool(spec.get("sources", {}).get(name))
+            settings[cell["request"]["method"], name] = bool(spec.get("sources", {}).get(name))
     known = sum(settings.values())
     text = f"{known} of {plural(len(settings), 'setting')} name their source."
     return known == len(settings), "Hyper-parameters", text

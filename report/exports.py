@@ -134,7 +134,7 @@ def latex(text: str) -> str:
 
 def bibtex(board: Board) -> str:
     """The suite itself, its data sets, and the paper of every method on the board."""
-    papers = {str(cell["asked"]["spec"].get("paper", "")) for cell in board.cells}
+    papers = {str(cell["request"]["spec"].get("paper", "")) for cell in board.cells}
     wanted = ALWAYS_CITED | {number for paper in papers for number in re.findall(r"\d{4}\.\d{5}", paper)}
     entries = re.split(r"\n(?=@)", REFERENCES.read_text(encoding="utf-8"))
     chosen = [entry.strip() for entry in entries if wanted & set(re.findall(r"eprint\s*=\s*{([\d.]+)}", entry))]

@@ -79,12 +79,12 @@ def _where(board: Board) -> str:
 
 def _caveat(board: Board, method: str) -> str:
     """One seed cannot tell a difference from chance: the sentence must say that it rests on one."""
-    return ", with one seed" if all(len(cell["asked"]["seeds"]) == 1 for cell in board.of_method(method)) else ""
+    return ", with one seed" if all(len(cell["request"]["seeds"]) == 1 for cell in board.of_method(method)) else ""
 
 
 def _above_baseline(board: Board, method: str) -> str:
     cells = board.of_method(method)
-    means = [board.mean(method, cell["asked"]["task"], board.primary) for cell in cells]
+    means = [board.mean(method, cell["request"]["task"], board.primary) for cell in cells]
     gaps = [
         mean - cell["measured"]["baseline"]["metrics"][cell["measured"]["metric"]]
         for mean, cell in zip(means, cells, strict=True)
@@ -94,7 +94,7 @@ def _above_baseline(board: Board, method: str) -> str:
         return f"Every run of {board.title(method)} diverged." if cells else "No cell could be made."
     above = sum(gap > 0 for gap in gaps)
     if len(cells) == 1:
-        where = f"on {task_title(cells[0]['asked']['task'])}"
+        where = f"on {task_title(cells[0]['request']['task'])}"
     else:
         where = f"on all {len(cells)} tasks" if above == len(cells) else f"on {above} of {plural(len(cells), 'task')}"
     average = " on average" if len(gaps) > 1 else ""

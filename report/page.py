@@ -116,13 +116,13 @@ def _slugs(names: list[str]) -> dict[str, str]:
 
 
 def _glance(board: Board) -> list[tuple[str, str]]:
-    runs = sum(len(cell["asked"]["seeds"]) for cell in board.cells)
+    runs = sum(len(cell["request"]["seeds"]) for cell in board.cells)
     lost = sum(board.n_diverged(method, board.tasks)[0] for method in board.methods)
     return [
         ("methods" if len(board.methods) > 1 else "method", str(len(board.methods))),
         ("tasks" if len(board.tasks) > 1 else "task", str(len(board.tasks))),
         ("runs" if runs > 1 else "run", f"{count(runs)}{f', {lost} diverged' if lost else ''}"),
-        ("preset", ", ".join(dict.fromkeys(cell["asked"]["preset"] for cell in board.cells))),
+        ("preset", ", ".join(dict.fromkeys(cell["request"]["preset"] for cell in board.cells))),
         ("base model", ", ".join(dict.fromkeys(cell["ran_on"]["base"]["id"] or "generated" for cell in board.cells))),
         ("primary protocol", board.primary),
     ]
@@ -209,15 +209,15 @@ def _why_diverged(board: Board, method: str, task: str) -> str | None:
 
 def _method(board: Board, names: Names, method: str) -> dict:
     cells = board.of_method(method)
-    spec = cells[0]["asked"]["spec"]
+    spec = cells[0]["request"]["spec"]
     sources = spec.get("sources", {})
     recipe = [
         (name, _with_exceptions(cells, name), sources.get(name) or "the method's stanza") for name in spec.get("recipe", {})
     ]
     stanza = {key: value for key, value in spec.items() if key not in ("recipe", "sources", "title", "deviations", "paper")}
     recipe += [(name, plain(value), "the method's stanza") for name, value in flat(stanza)]
-    preset = cells[0]["asked"]["preset"]
-    recipe += [(name, plain(value), f"budget of preset {preset}") for name, value in flat(cells[0]["asked"]["budget"])]
+    preset = cells[0]["request"]["preset"]
+    recipe += [(name, plain(value), f"budget of preset {preset}") for name, value in flat(cells[0]["request"]["budget"])]
     errors = next((found for cell in cells if (found := cell["measured"].get("quantization_error"))), None)
     return {
         "method": method,
@@ -236,7 +236,7 @@ def _with_exceptions(cells: list[dict], name: str) -> str:
     """A setting's value, and the tasks for which it is another."""
     values = {}
     for cell in cells:
-        values.setdefault(plain(cell["asked"]["spec"]["recipe"].get(name)), []).append(task_title(cell["asked"]["task"]))
+        values.setdefault(plain(cell["request"]["spec"]["recipe"].get(name)), []).append(task_title(cell["request"]["task"]))
     (common, _), *others = sorted(values.items(), key=lambda item: -len(item[1]))
     return common + "".join(f"; {value} for {', '.join(tasks)}" for value, tasks in others)
 
@@ -251,7 +251,7 @@ def _place(board: Board, names: Names, method: str, task: str) -> tuple[str, str
 
 
 def _cell(board: Board, names: Names, cell: dict, entries: dict[tuple, Entry]) -> dict:
-    method, task = cell["asked"]["method"], cell["asked"]["task"]
+    method, task = cell["request"]["method"], cell["request"]["task"]
     measured, on = cell["measured"], cell["ran_on"]
     main = board.summary(method, task, board.primary)
     resumed = sum(one["machine"]["resumed"] for one in on["volatile"]["machines"])
@@ -277,7 +277,7 @@ SHOWN_METRICS = 4  # SQuAD 2.0 has ten, of which the rest stand in the cell's ow
 
 def _statements(board: Board, cell: dict, entries: dict[tuple, Entry]):
     """What the numbers say, in sentences: interval, loss, test, and what happened on the way."""
-    method, task = cell["asked"]["method"], cell["asked"]["task"]
+    method, task = cell["request"]["method"], cell["request"]["task"]
     for protocol in board.protocols:
         if estimate := board.estimate(method, task, protocol):
             low, high = estimate.interval()
@@ -311,11 +311,11 @@ def _provenance(cell: dict):
     yield "Code digest", on["code"]
     commits = {(one["machine"]["git_commit"] or "outside git", bool(one["machine"]["git_dirty"])) for one in machines}
     yield "Commit", "; ".join(f"{sha[:16]}{' with uncommitted changes' if dirty else ''}" for sha, dirty in sorted(commits))
-    yield "Precision", f"{on['precision']}, padding {cell['asked']['padding']}"
+    yield "Precision", f"{on['precision']}, padding {cell['request']['padding']}"
     yield "Device", f"{', '.join(on['devices'])}; {', '.join(map(str, on['threads']))} threads"
     ran = [one["machine"]["gpu"] or one["machine"]["cpu"] or "unknown" for one in machines]
     yield "Machine", "; ".join(dict.fromkeys(ran))
-    primary = f"{cell['asked']['primary']}.safetensors"
+    primary = f"{cell['request']['primary']}.safetensors"
     files = [f"seed {run['seed']} {run['files'][primary][:16]}" for run in on["runs"] if primary in run["files"]]
     yield f"{primary}, sha256", ", ".join(files)
 
@@ -342,7 +342,7 @@ def numbers(board: Board) -> str:
     """What another report needs to compare itself with this one."""
     rows = []
     for cell in board.cells:
-        method, task = cell["asked"]["method"], cell["asked"]["task"]
+        method, task = cell["request"]["method"], cell["request"]["task"]
         summary = board.summary(method, task, board.primary)
         size = cell["measured"]["size"]
         row = {"method": method, "title": board.title(method), "task": task, "metric": cell["measured"]["metric"]}
@@ -382,7 +382,7 @@ def _choice(board: Board, names: Names, method: str, glue: list[str]) -> dict:
 
 def _words(board: Board, method: str) -> str:
     """What a filter can find a method by."""
-    specs = [cell["asked"]["spec"] for cell in board.of_method(method)[:1]]
+    specs = [cell["request"]["spec"] for cell in board.of_method(method)[:1]]
     found = [text for spec in specs for text in (bits(spec), str(spec.get("family", "")), str(spec.get("paper", "")))]
     found += [word for task in board.tasks if (word := board.word(method, task))]
     return " ".join([method, board.title(method), *dict.fromkeys(found)]).lower()

@@ -163,7 +163,7 @@ def draw_seeds(board: Board, task: str) -> Figure:
     cells = board.of_task(task)
     figure, axes = pyplot.subplots(figsize=(5.2, 0.7 + 0.19 * len(cells)), layout="constrained")
     for row, cell in enumerate(cells):
-        method = cell["asked"]["method"]
+        method = cell["request"]["method"]
         number, scores = family(board, method), board.scores(method, task, board.primary)
         estimate = board.estimate(method, task, board.primary)
         if estimate:
@@ -174,7 +174,7 @@ def draw_seeds(board: Board, task: str) -> Figure:
         if not scores:
             axes.annotate(board.word(method, task), (0.01, row), xycoords=("axes fraction", "data"), fontsize=6, va="center")
     axes.axvline(cells[0]["measured"]["baseline"]["metrics"][cells[0]["measured"]["metric"]], color="#888888", linestyle=":")
-    axes.set_yticks(range(len(cells)), [_short(board.title(cell["asked"]["method"])) for cell in cells], fontsize=6)
+    axes.set_yticks(range(len(cells)), [_short(board.title(cell["request"]["method"])) for cell in cells], fontsize=6)
     axes.invert_yaxis()
     axes.set(title=task_title(task), xlabel=f"{metric_title(cells[0]['measured']['metric'])}; dotted: a constant answer")
     return figure
@@ -192,7 +192,7 @@ def draw_curves(board: Board, task: str) -> Figure:
             if points := seed["curve"]["dev"]:
                 stroke, colour = STROKES[number % len(STROKES)], COLOURS[1 + number % (len(COLOURS) - 1)]
                 panel.plot(*zip(*points, strict=True), linestyle=stroke, color=colour, linewidth=0.8)
-        panel.set_title(_short(board.title(cell["asked"]["method"])), fontsize=6)
+        panel.set_title(_short(board.title(cell["request"]["method"])), fontsize=6)
         panel.tick_params(labelsize=5)
     panels[0].locator_params(nbins=4)  # shared by all
     figure.supxlabel("Step", fontsize=7)

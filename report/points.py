@@ -63,7 +63,7 @@ class Cloud:
 
 
 def family(board: Board, method: str) -> int:
-    spec = board.of_method(method)[0]["asked"]["spec"]
+    spec = board.of_method(method)[0]["request"]["spec"]
     names = list(FAMILIES)
     return names.index(spec.get("family")) if spec.get("family") in names else len(names)
 
@@ -157,8 +157,8 @@ def drops_by_bits(board: Board) -> list[BitLine]:
     methods = {}
     for method in board.methods:
         for cell in board.of_method(method)[:1]:
-            if cell["asked"]["spec"].get("family") == "kdlsq":
-                methods[cell["asked"]["spec"]["bits"]["weights"]] = method
+            if cell["request"]["spec"].get("family") == "kdlsq":
+                methods[cell["request"]["spec"]["bits"]["weights"]] = method
     if len(methods) < 2:
         return []
     lines, whole = [], []

@@ -36,7 +36,7 @@ def read_cells(paths: list[Path]) -> list[dict]:
         raise ReportError("there is no cell to make a page from; make one first, such as snakemake results/fp32_rte.json")
     cells, seen = [], {}
     for path, cell in zip(paths, on_all_cores(_read_cell, paths), strict=True):
-        key = (cell["asked"]["method"], cell["asked"]["task"])
+        key = (cell["request"]["method"], cell["request"]["task"])
         if key in seen:
             raise ReportError(f"{seen[key]} and {path} are both {key[0]} on {key[1]}; name each cell once")
         seen[key] = path

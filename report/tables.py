@@ -277,18 +277,18 @@ def _marked(board: Board, entries: dict, protocol: str, usual_n: int | None) -> 
 
 def budget(board: Board, method: str) -> str:
     """Methods that spend the same bits on a weight compete with each other."""
-    return bits(board.of_method(method)[0]["asked"]["spec"]).split("-")[0] if board.of_method(method) else "?"
+    return bits(board.of_method(method)[0]["request"]["spec"]).split("-")[0] if board.of_method(method) else "?"
 
 
 def _row(board: Board, method: str, protocol: str, tasks: list[str], entries: list[Entry]) -> Row:
     cells = board.of_method(method)
-    sizes = [cell["measured"]["size"] for cell in cells if cell["asked"]["task"] in tasks and cell["measured"]["size"]]
+    sizes = [cell["measured"]["size"] for cell in cells if cell["request"]["task"] in tasks and cell["measured"]["size"]]
     estimate = board.average_estimate(method, tasks, protocol)
     lost, runs = board.n_diverged(method, board.averaged(tasks))
     return Row(
         method=method,
         title=board.title(method),
-        bits=bits(cells[0]["asked"]["spec"]) if cells else "?",
+        bits=bits(cells[0]["request"]["spec"]) if cells else "?",
         budget=budget(board, method),
         size=max(sizes, key=lambda size: size["file"]["bytes"]) if sizes else None,
         entries=entries,

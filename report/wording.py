@@ -42,7 +42,7 @@ CONVENTIONS = {
 
 
 def title(cell: dict) -> str:
-    return str(cell["asked"]["spec"].get("title", cell["asked"]["method"]))
+    return str(cell["request"]["spec"].get("title", cell["request"]["method"]))
 
 
 def task_title(task: str) -> str:
@@ -55,7 +55,7 @@ def metric_title(metric: str) -> str:
 
 def shown_metrics(cell: dict) -> list[str]:
     """The primary metric, and the second one where papers print two."""
-    primary, second = cell["measured"]["metric"], SECOND_METRIC.get(cell["asked"]["task"])
+    primary, second = cell["measured"]["metric"], SECOND_METRIC.get(cell["request"]["task"])
     return [primary, second] if second in cell["measured"]["baseline"]["metrics"] else [primary]
 
 

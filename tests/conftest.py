@@ -9,9 +9,8 @@ import torch
 from accelerate import Accelerator
 from transformers.models.bert.configuration_bert import BertConfig
 
-from methods.core import data
-from methods.core.bert import Base, bert, wordpiece, write_base
-from methods.tasks import encode
+from methods.model.encoder import Base, bert, wordpiece, write_base
+from methods.tasks import data, encode
 from workflow import catalogue
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -105,9 +104,9 @@ def write_task(base, tmp_path_factory):
 
     def write(task: str, splits: dict, max_length: int = 32, **changes) -> Path:
         found = catalogue.load({"preset": "demo"})
-        ask = {**json.loads(catalogue.dump(found.ask_data(task))), "max_length": max_length, **changes}
+        run_request = {**json.loads(catalogue.dump(found.request_data(task))), "max_length": max_length, **changes}
         path = tmp_path_factory.mktemp("data") / f"{task}.safetensors"
-        encode.write_task(path, ask, base.tokenizer, splits)
+        encode.write_task(path, run_request, base.tokenizer, splits)
         return path
 
     return write
@@ -124,7 +123,7 @@ def sst2(sst2_path):
 
 
 @pytest.fixture
-def ask() -> dict:
+def run_request() -> dict:
     """The ask of a short run of fp32 on the tiny task."""
     found = catalogue.load(
         {
@@ -132,4 +131,4 @@ def ask() -> dict:
             "budget": {"lr_scale": 50, "epochs_scale": 2, "evaluate_every": 4, "batch_size": 8},
         }
     )
-    return json.loads(catalogue.dump(found.ask("fp32", "sst2", 1)))
+    return json.loads(catalogue.dump(found.request("fp32", "sst2", 1)))

@@ -1,7 +1,7 @@
 """What can be asked for: the configuration and the catalogues of methods and tasks, merged, validated and resolved.
 
 Plain Python on YAML and JSON, shared by the Snakefile and by the command line. It imports neither Snakemake nor torch,
-because the Snakefile is parsed again in every job. What a run is told, its *ask*, is made here and nowhere else.
+because the Snakefile is parsed again in every job. What a run is told, its *request*, is made here and nowhere else.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ class Catalogue:
             found["epochs_scale"] = students
         return found
 
-    def ask(self, method: str, task: str, seed: int) -> dict:
+    def request(self, method: str, task: str, seed: int) -> dict:
         """Everything that a run depends on beside its input files and its code; a change of any of it is another run."""
         spec = dict(self.methods[method])
         recipe = spec.pop("recipe")
@@ -84,14 +84,22 @@ class Catalogue:
             "budget": {**self.budget(task, method), "evaluate_every": self.evaluate_every(task)},
             "ancestors": ancestors,
             "latent": self.config["primary"] if method in self.keep_latent else None,
-            "code": digest("methods/core", "methods/kernel", f"methods/{spec['family']}.py"),
+            "code": digest(
+                "methods/common",
+                "methods/kernel",
+                "methods/model",
+                "methods/training",
+                "methods/scoring",
+                "methods/run.py",
+                f"methods/{spec['family']}.py",
+            ),
             **{key: self.config[key] for key in keys},
         }
 
     def evaluate_every(self, task: str) -> int:
         return self.budget(task).get("evaluate_every") or self.tasks[task]["evaluate_every"]
 
-    def ask_data(self, task: str) -> dict:
+    def request_data(self, task: str) -> dict:
         """What the task file depends on: the task's entry, the source of the rows and the length of the inputs."""
         budget = self.budget(task)
         lengths = [self.tasks[task]["max_length"], budget.get("max_length") or self.tasks[task]["max_length"]]
@@ -101,13 +109,17 @@ class Catalogue:
             "source": self.config["data"],
             "max_length": min(lengths),
             "train_rows": budget.get("train_rows"),
-            "code": digest("methods/tasks", "methods/core/data.py", "methods/core/files.py"),
+            "code": digest("methods/tasks", "methods/tasks/data.py", "methods/common/files.py"),
         }
 
-    def ask_base(self) -> dict:
+    def request_base(self) -> dict:
         base = self.config["base"]
         # Only pre-training depends on the training core: an imported model is the same whatever the core does.
-        sources = ["methods/core", "methods/tasks"] if base["source"] == "generated" else ["methods/core/bert.py"]
+        sources = (
+            ["methods/training", "methods/kernel", "methods/model", "methods/tasks"]
+            if base["source"] == "generated"
+            else ["methods/model/encoder.py"]
+        )
         return {"base": base, "mirror": self.config["data"]["mirror"], "code": digest(*sources)}
 
     def repositories(self) -> list[dict]:
@@ -219,9 +231,9 @@ def digest(*sources: str) -> str:
     return total.hexdigest()[:16]
 
 
-def dump(ask: dict) -> str:
-    """An ask as one canonical line, so that equal asks are equal parameters."""
-    return json.dumps(ask, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+def dump(request: dict) -> str:
+    """A request as one canonical line, so that equal requests are equal parameters."""
+    return json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def _check_names(config: dict, methods: dict, tasks: dict) -> None:

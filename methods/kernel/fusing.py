@@ -1,7 +1,7 @@
 """Element-wise chains in one pass over memory: compiled where that was switched on, the same chain in eager mode elsewhere.
 
 Compiling a chain costs seconds once for a machine (torch's cache on disk is shared by all runs), so it is switched on only
-for runs that are long enough to win it back; see `methods/core/speed.py` for the decision.
+for runs that are long enough to win it back; see `methods/training/compiling.py` for the decision.
 """
 
 import functools

@@ -11,14 +11,14 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertForMaskedLM
 
-from methods.core import interrupt
-from methods.core.bert import Base, bert, import_base, wordpiece, write_base
-from methods.core.checkpoints import Checkpoints
-from methods.core.data import Split, pack, shuffled
-from methods.core.files import canonical, lock, sha256
-from methods.core.harness import accelerate
-from methods.core.train import Stage, collate, fit, forward, tensors
+from methods.common import interrupt
+from methods.common.files import canonical, lock, sha256
+from methods.model.encoder import Base, bert, import_base, wordpiece, write_base
+from methods.run import accelerate
 from methods.tasks import demo, hub
+from methods.tasks.data import Split, pack, shuffled
+from methods.training.checkpoints import Checkpoints
+from methods.training.trainer import Stage, collate, fit, forward, tensors
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 HELD_OUT = 0.02  # of the text, to tell how well masked words are guessed
@@ -31,12 +31,12 @@ SPREAD, MATCHING, POSITIONS = 0.04, 0.1, 0.3
 AS_MASK, AS_OTHER = 0.6, 0.2
 
 
-def make(out: Path, ask: dict) -> None:
-    base = ask["base"]
+def make(out: Path, request: dict) -> None:
+    base = request["base"]
     if base["source"] == "generated":
-        write_base(out, pretrain(base, out, sha256(canonical(ask).encode())))
+        write_base(out, pretrain(base, out, sha256(canonical(request).encode())))
         return
-    folder = hub.model_files(base, ask["mirror"])
+    folder = hub.model_files(base, request["mirror"])
     source = {key: base.get(key) for key in ("source", "id", "revision", "sha256")}
     write_base(out, import_base(folder, source))
 

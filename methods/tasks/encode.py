@@ -5,36 +5,36 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from methods.core.data import Split, flatten, pack
-from methods.core.files import read_sealed, sha256, write_sealed
-from methods.errors import UserError
+from methods.common.errors import UserError
+from methods.common.files import read_sealed, sha256, write_sealed
 from methods.tasks import hub
+from methods.tasks.data import Split, flatten, pack
 
 LABELS = {"classification": np.int64, "regression": np.float32}
 
 
-def write_task(path, ask: dict, tokenizer_json: str, splits: dict[str, dict[str, list]]) -> None:
+def write_task(path, request: dict, tokenizer_json: str, splits: dict[str, dict[str, list]]) -> None:
     """Tokenise the rows of every split and write the task file with its provenance."""
-    entry = ask["entry"]
+    entry = request["entry"]
     dev = [name for name in entry["rows"] if name != "train"]
     counts = {name: len(next(iter(columns.values()))) for name, columns in splits.items()}
     for name, columns in splits.items():
         if not counts[name]:
             raise UserError(f"{entry['dataset']} ({entry['config']}): split {name!r} is empty; copy it from the hub again.")
         hub.check_rows(columns, entry, f"{entry['dataset']}/{entry['config']}, split {name}")
-    generated = ask["source"]["source"] == "generated"
+    generated = request["source"]["source"] == "generated"
     official = dict(counts) if generated else entry["rows"]
     fingerprint = hub.fingerprint(splits)
-    if ask["train_rows"] and ask["train_rows"] < counts["train"]:
-        splits = {**splits, "train": _subset(splits["train"], ask["train_rows"])}
-        counts["train"] = ask["train_rows"]
+    if request["train_rows"] and request["train_rows"] < counts["train"]:
+        splits = {**splits, "train": _subset(splits["train"], request["train_rows"])}
+        counts["train"] = request["train_rows"]
     tokenizer = Tokenizer.from_str(tokenizer_json)
-    encoded = {name: tokenise(columns, entry, ask["max_length"], tokenizer, name) for name, columns in splits.items()}
+    encoded = {name: tokenise(columns, entry, request["max_length"], tokenizer, name) for name, columns in splits.items()}
     data = {
-        "source": ask["source"]["source"],
+        "source": request["source"]["source"],
         "dataset": "generated demo data" if generated else entry["dataset"],
         "config": entry["config"],
-        "revision": f"seed {ask['source']['seed']}" if generated else entry["revision"],
+        "revision": f"seed {request['source']['seed']}" if generated else entry["revision"],
         "fingerprint": fingerprint,
         "rows": counts,
         "official_rows": official,
@@ -42,9 +42,9 @@ def write_task(path, ask: dict, tokenizer_json: str, splits: dict[str, dict[str,
         "task_version": entry["version"],
     }
     meta = {
-        "task": ask["task"],
+        "task": request["task"],
         "dev": dev,
-        "max_length": ask["max_length"],
+        "max_length": request["max_length"],
         **{key: entry.get(key) for key in ("kind", "labels", "metrics", "span", "columns")},
         "tokenizer": sha256(tokenizer_json.encode()),
         "data": data,

@@ -16,8 +16,8 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-from methods.core.files import canonical, sha256_file
-from methods.errors import UserError, explain
+from methods.common.errors import UserError, explain
+from methods.common.files import canonical, sha256_file
 
 DEFAULT_MIRROR = Path("mirror")  # what `snakemake prefetch` fills when the configuration names no other
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")

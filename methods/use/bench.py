@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.bert.configuration_bert import BertConfig
 
-from methods.core import distill, optim, provenance, train
-from methods.core.bert import bert
-from methods.core.data import Split, collate, pack, shuffled
-from methods.core.structure import edit, show_scores
+from methods.common import provenance
 from methods.kernel import fusing, products
+from methods.model.edits import edit, show_scores
+from methods.model.encoder import bert
+from methods.tasks.data import Split, collate, pack, shuffled
+from methods.training import objective, optimizers, trainer
 
 SIZES = {
     "tiny": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
@@ -58,7 +59,7 @@ def bench_train(size: str, batch: int, rounds: int, threads: int) -> str:
 
 
 class Here:
-    """A step of `train.fit` with TernaryBERT's student, as a run does it."""
+    """A step of `trainer.fit` with TernaryBERT's student, as a run does it."""
 
     def __init__(self, teacher: nn.Module, precision: str, compiled: bool):
         self.accelerator = _OneDevice(precision)
@@ -67,14 +68,14 @@ class Here:
         rows = {"kind": "ternary", "rows": True}
         activations = {"kind": "asymmetric", "bits": 8}
         edit(self.student, "quantize", weights={"kind": "ternary"}, embeddings=rows, activations=activations)
-        stage = train.Stage("bench", 1, 2e-5, 1, TERMS, optimizer="bertadam", weight_decay=0.01)
-        self.optimizer = optim.build(self.student, stage)
+        stage = trainer.Stage("bench", 1, 2e-5, 1, TERMS, optimizer="bertadam", weight_decay=0.01)
+        self.optimizer = optimizers.build(self.student, stage)
 
     def step(self, split: Split, rows: np.ndarray) -> None:
         fusing.switch(self.compiled)
         products.switch(self.on_codes)
-        state = train.State(micro_batch=len(rows))
-        train.accumulate(
+        state = trainer.State(micro_batch=len(rows))
+        trainer.accumulate(
             self.student, self.teacher, split, rows, len(rows), TERMS, state, self.accelerator, "bucket", FULL_LENGTH
         )
         self.optimizer.step()
@@ -124,12 +125,12 @@ class Naive:
         self.moments: dict[Tensor, tuple[Tensor, Tensor]] = {}
 
     def step(self, split: Split, rows: np.ndarray) -> None:
-        batch = train.tensors(collate(split, rows, "max_length", FULL_LENGTH), _OneDevice("fp32"))
+        batch = trainer.tensors(collate(split, rows, "max_length", FULL_LENGTH), _OneDevice("fp32"))
         shown = {"output_hidden_states": True, "output_attentions": True}
         with torch.no_grad():
-            theirs = train.forward(self.teacher, batch, **shown)
-        ours = train.forward(self.student, batch, **shown)
-        loss = distill.teacher_logits_mean(ours, theirs, batch).mean()
+            theirs = trainer.forward(self.teacher, batch, **shown)
+        ours = trainer.forward(self.student, batch, **shown)
+        loss = objective.teacher_logits_mean(ours, theirs, batch).mean()
         for mine, other in zip(ours.attentions, theirs.attentions, strict=True):
             mine, other = (torch.where(scores <= -1e2, torch.zeros_like(scores), scores) for scores in (mine, other))
             loss = loss + F.mse_loss(mine, other)

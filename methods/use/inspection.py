@@ -6,7 +6,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from methods.core import artifact
+from methods.model import artifact
 
 WIDTH = 80
 INDENT = 12

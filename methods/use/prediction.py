@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from methods.core import answers, artifact, scoring
-from methods.core.data import Split
-from methods.core.files import sha256
-from methods.core.harness import accelerate
-from methods.core.train import predict
-from methods.errors import UserError
+from methods.common.errors import UserError
+from methods.common.files import sha256
+from methods.model import artifact
+from methods.run import accelerate
+from methods.scoring import answers, scoring
 from methods.tasks import encode
+from methods.tasks.data import Split
+from methods.training.trainer import predict
 
 GENERAL = ("text", "pair")  # what a line of input may call the texts of any task
 UNANSWERED = {"text": [], "answer_start": []}  # how SQuAD writes that there is no gold answer
@@ -53,7 +54,7 @@ class Predictor:
         if self.meta["kind"] == "span":
             columns |= {"id": [str(number) for number in range(len(rows))], "answers": [UNANSWERED] * len(rows)}
         shape = {key: self.meta[key] for key in ("padding", "max_length")}
-        split = encode.tokenise(columns, self.meta, self.meta["max_length"], self.tokenizer, "asked")
+        split = encode.tokenise(columns, self.meta, self.meta["max_length"], self.tokenizer, "request")
         outputs = predict(self.model, split, accelerator=self.accelerator, exact=True, **shape)
         return READINGS[self.meta["kind"]](self.meta, split, outputs)
 

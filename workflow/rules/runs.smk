@@ -11,11 +11,11 @@ rule base:
         "../../environment.yml"
     threads: CATALOGUE.config["base"].get("threads", 1)
     params:
-        ask=catalogues.dump(CATALOGUE.ask_base()),
+        request=catalogues.dump(CATALOGUE.request_base()),
     message:
         "Base model"
     shell:
-        "python -m methods base --ask {params.ask:q} --out {output} 2>&1 | tee {log}"
+        "python -m methods base --request {params.request:q} --out {output} 2>&1 | tee {log}"
 
 
 rule data:
@@ -28,11 +28,11 @@ rule data:
     conda:
         "../../environment.yml"
     params:
-        ask=lambda wildcards: catalogues.dump(CATALOGUE.ask_data(wildcards.task)),
+        request=lambda wildcards: catalogues.dump(CATALOGUE.request_data(wildcards.task)),
     message:
         "Data of {wildcards.task}"
     shell:
-        "python -m methods data --ask {params.ask:q} --base {input.base} --out {output} 2>&1 | tee {log}"
+        "python -m methods data --request {params.request:q} --base {input.base} --out {output} 2>&1 | tee {log}"
 
 
 rule run:
@@ -56,12 +56,12 @@ rule run:
         processes=1,
         checkpoint_seconds=60,
     params:
-        ask=lambda wildcards: catalogues.dump(CATALOGUE.ask(wildcards.method, wildcards.task, int(wildcards.seed))),
+        request=lambda wildcards: catalogues.dump(CATALOGUE.request(wildcards.method, wildcards.task, int(wildcards.seed))),
         ancestors=ancestor_options,
     message:
         "Run of {wildcards.method} on {wildcards.task}, seed {wildcards.seed}"
     shell:
-        "python -m methods run --ask {params.ask:q} --data {input.data} --base {input.base} {params.ancestors}"
+        "python -m methods run --request {params.request:q} --data {input.data} --base {input.base} {params.ancestors}"
         " --processes {resources.processes} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --out $(dirname {output}) 2>&1 | tee {log}"
 
@@ -73,6 +73,6 @@ rule prefetch:
     conda:
         "../../environment.yml"
     params:
-        ask=catalogues.dump({"repositories": CATALOGUE.repositories(), "mirror": CATALOGUE.config["data"]["mirror"]}),
+        request=catalogues.dump({"repositories": CATALOGUE.repositories(), "mirror": CATALOGUE.config["data"]["mirror"]}),
     shell:
-        "python -m methods prefetch --ask {params.ask:q} 2>&1 | tee {log}"
+        "python -m methods prefetch --request {params.request:q} 2>&1 | tee {log}"

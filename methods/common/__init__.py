@@ -1,0 +1,1 @@
+"""Files, errors, progress, interruption and provenance: shared by all rooms and by the report. Imports no torch."""

@@ -1,1 +1,0 @@
-"""The shared training core: data, model, training loop, scores, files and provenance."""

@@ -1,0 +1,253 @@
+"""The model artifact of a run: one sealed file that holds a model packed, and the arithmetic of its size."""
+
+import contextlib
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers.initialization import no_init_weights
+from transformers.models.bert.configuration_bert import BertConfig
+
+from methods.common.errors import UserError
+from methods.common.files import read_sealed, write_sealed
+from methods.kernel import packing
+from methods.kernel.layers import Quantized
+from methods.model.edits import WEIGHT_SPECS, edit, edits
+from methods.model.encoder import HEADS, bert, known
+
+FORMAT = 3  # of the description in a file's header
+PARTS = (".codes", ".step", ".values", ".bitmap")  # what a packed weight is stored as, behind its name
+DESCRIPTION = 400  # bytes that a header grows by, about, for a weight that is stored sparse
+# Group of a parameter by a part of its name; the first that fits. The papers count sizes by these groups.
+GROUPS = {
+    "word_embeddings": "word embedding",
+    "position_embeddings": "position embedding",
+    "token_type_embeddings": "token-type embedding",
+    "embeddings.LayerNorm": "embedding LayerNorm",
+    "pooler": "pooler",
+    "LayerNorm": "encoder LayerNorm",
+    "classifier.": "head",
+    "qa_outputs.": "head",
+    "bias": "encoder biases",
+    "weight": "encoder matrices",
+}
+
+
+def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str:
+    """Write a model packed, with what is needed to use it; the SHA-256 of the file.
+
+    A weight on a grid is stored as codes of its true width and their steps, everything else as it is. `ternary: trits`
+    packs codes of three levels five to a byte instead of four. Where a matrix has so many zeros that it takes fewer bytes,
+    it is stored sparse: a bitmap of what is not zero, and the codes or values of that.
+    """
+    tensors, packed = {}, {}
+    for name, layer in _on_grid(model).items():
+        packed[name], parts = _packed(name, layer, ternary)
+        tensors |= {name + part: tensor for part, tensor in parts.items()}
+    for name, tensor in _plain(model).items():
+        parts = {"": tensor}
+        if tensor.dim() == 2 and tensor.is_floating_point() and _sparse_is_smaller(tensor, 32):
+            packed[name], parts = _sparse(tensor)
+        tensors |= {name + part: tensor for part, tensor in parts.items()}
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    architecture = known(model.config.to_dict())
+    structure = {"config": architecture, "edits": edits(model), "packed": packed}
+    return write_sealed(path, arrays, {"format": FORMAT, **structure, **meta})
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """What a model file holds, packed as it is, and its meta; one line for a file that holds no model."""
+    arrays, meta = read_sealed(path)
+    if "packed" not in meta:
+        raise UserError(f"{path} is no model file: name the last.safetensors or best.safetensors of a run.")
+    if meta["format"] != FORMAT:
+        raise UserError(f"{path} was written by another version of this project: make it again with this one.")
+    return arrays, meta
+
+
+def save_latent(path: Path, model: nn.Module) -> str:
+    """Write what `save` rounds away: latent weights and what their quantizers have learned."""
+    stored = _plain(model)
+    arrays = {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items() if name not in stored}
+    return write_sealed(path, arrays, {"format": FORMAT})
+
+
+def load(path: Path, latent: Path | None = None) -> tuple[nn.Module, dict]:
+    """The model of an artifact, ready to score or to start another run from, and the artifact's meta.
+
+    Its weights lie on their grids already, so they need no quantizer; those of the activations are in place. With the
+    file of its `latent` weights the model is as it was in training: these weights, under their quantizers.
+    """
+    arrays, meta = read(path)
+    behind = read_sealed(latent)[0] if latent else {}
+    try:
+        return _rebuilt(arrays, meta, behind), meta
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path} is not a model that this version can build ({reason}): make it again.") from error
+
+
+def _rebuilt(arrays: dict, meta: dict, latent: dict) -> nn.Module:
+    """The model that `meta` describes, holding these arrays; what does not fit or is not known raises."""
+    with contextlib.nullcontext() if latent else no_init_weights():  # quantizers of weights are made for numbers
+        model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
+    for step in meta["edits"]:
+        edit(model, **(step if latent else _without_weight_quantizers(step)))
+    tensors = {
+        name: torch.from_numpy(arrays.pop(name)) for name in list(arrays)
+    }  # codes are let go one by one, once unpacked
+    for name, entry in meta["packed"].items():
+        tensors[name] = _unpacked(name, entry, {part: tensors.pop(name + part) for part in PARTS if name + part in tensors})
+    tensors |= {name: torch.from_numpy(array) for name, array in latent.items()}
+    expected = model.state_dict(keep_vars=True) if latent else _plain(model)
+    theirs, ours = ({(name, one.dtype, one.shape) for name, one in found.items()} for found in (tensors, expected))
+    if theirs != ours:
+        raise ValueError(f"{min(name for name, *_ in theirs ^ ours)!r} does not fit")
+    for name, tensor in tensors.items():
+        expected[name].data = tensor  # the file's own memory: a copy would hold large models twice
+    return model
+
+
+def _on_grid(model: nn.Module) -> dict[str, Quantized]:
+    """The layers whose weights lie on a grid, by the name of the weight."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, Quantized)}
+    return {f"{name}.weight": layer for name, layer in layers.items() if layer.weight_quantizer is not None}
+
+
+def _plain(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors that are stored as they are: all but the weights on grids and what their quantizers remember.
+
+    The learned ranges of activations are among them: with these the file computes what training computed.
+    """
+    packed = _on_grid(model)
+    quantizers = tuple(f"{name}_quantizer." for name in packed)
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if name not in packed and not name.startswith(quantizers)}
+
+
+def _without_weight_quantizers(step: dict) -> dict:
+    return {key: value for key, value in step.items() if key not in WEIGHT_SPECS}
+
+
+@torch.no_grad()
+def _packed(name: str, layer: Quantized, ternary: str) -> tuple[dict, dict[str, Tensor]]:
+    """A weight on a grid: its description, and its parts."""
+    quantizer = layer.weight_quantizer
+    grid = quantizer.encode(layer.weight)
+    if grid.offset is not None:
+        raise ValueError(f"{name}: a file keeps codes and steps, and {type(quantizer).__name__} has an offset too")
+    bits = (quantizer.levels - 1).bit_length()
+    entry = {"shape": list(grid.codes.shape), "bits": bits, "from": quantizer.codes_from, "by": quantizer.codes_by}
+    if quantizer.levels == 3:
+        entry["packing"] = ternary
+    else:
+        entry["packing"] = "sparse" if _sparse_is_smaller(grid.codes, bits) else "bits"
+    codes, parts = (grid.codes.sub_(quantizer.codes_from) / quantizer.codes_by).to(torch.uint8), {".step": grid.step.float()}
+    if entry["packing"] == "sparse":
+        parts[".bitmap"], codes = packing.pack_sparse(codes, _zero(entry))
+        entry["kept"] = len(codes)
+    parts[".codes"] = packing.pack_trits(codes) if entry["packing"] == "trits" else packing.pack(codes, bits)
+    return entry, parts
+
+
+def _sparse(tensor: Tensor) -> tuple[dict, dict[str, Tensor]]:
+    """A matrix in full precision that is mostly zero: its description, and its parts."""
+    bitmap, values = packing.pack_sparse(tensor.detach())
+    entry = {"shape": list(tensor.shape), "bits": 32, "from": 0, "by": 1, "packing": "sparse", "kept": len(values)}
+    return entry, {".bitmap": bitmap, ".values": values}
+
+
+def _sparse_is_smaller(matrix: Tensor, bits: int) -> bool:
+    """Whether a bitmap and what is not zero take fewer bytes than all of it, the longer description included."""
+    kept, count = int(matrix.count_nonzero()), matrix.numel()
+    sparse = packing.packed_bytes(count, 1) + packing.packed_bytes(kept, bits) + DESCRIPTION
+    return sparse < packing.packed_bytes(count, bits)
+
+
+def _zero(entry: dict) -> int:
+    """The number that stands for zero among those that are stored."""
+    return -entry["from"] // entry["by"]
+
+
+def _unpacked(name: str, entry: dict, parts: dict[str, Tensor]) -> Tensor:
+    """A weight from its parts: values as they are, or codes * step, the product that the quantizer computed."""
+    count, step = math.prod(entry["shape"]), parts.pop(".step", None)
+    if sum(part.nbytes for part in parts.values()) != _packed_bytes(entry):
+        raise ValueError(f"{name!r} does not fit")
+    match entry["packing"]:
+        case "bits":
+            stored = packing.unpack(parts[".codes"], entry["bits"], count)
+        case "trits":
+            stored = packing.unpack_trits(parts[".codes"], count)
+        case "sparse":
+            kept = parts[".values"] if step is None else packing.unpack(parts[".codes"], entry["bits"], entry["kept"])
+            stored = packing.unpack_sparse(parts[".bitmap"], kept, count, _zero(entry))
+        case other:
+            raise ValueError(f"{name!r} is packed in {other!r}")
+    weight = stored.reshape(entry["shape"]).float()
+    return weight if step is None else weight.mul_(entry["by"]).add_(entry["from"]).mul_(step)
+
+
+def size(path: Path) -> dict:
+    """The three sizes of a model file, and the bytes by group.
+
+    `paper_bytes` follows the papers: no task head, no scales, codes at their width, and of a sparse matrix only what is
+    not zero. `counted_bytes` counts every number and bitmap that is stored and the file's description of itself, from
+    shapes and bits alone; `file_bytes` is what lies on the disk. `fp32_bytes` is the paper's size of the stock BERT that
+    the model was made from, to form ratios with.
+    """
+    arrays, meta = read(path)
+    packed = meta["packed"]
+    stored = {name: array for name, array in arrays.items() if not name.endswith(PARTS)}
+    groups = {"description": {"parameters": 0, "bytes": _header_bytes(path)}}
+    paper = 0
+    for name in (*packed, *stored):
+        if name in packed:
+            entry = packed[name]
+            count = entry.get("kept", math.prod(entry["shape"]))
+            steps = arrays[f"{name}.step"].size if f"{name}.step" in arrays else 0
+            published, counted = count * entry["bits"] / 8, _packed_bytes(entry) + 4 * steps
+        else:
+            count = stored[name].size
+            published = counted = count * stored[name].itemsize
+        is_state = "quantizer" in name
+        group = groups.setdefault("activation ranges" if is_state else _group(name), {"parameters": 0, "bytes": 0})
+        group["parameters"] += count
+        group["bytes"] += counted
+        if not name.startswith(HEADS) and not is_state:
+            paper += published
+    return {
+        "paper_bytes": round(paper),
+        "counted_bytes": sum(group["bytes"] for group in groups.values()),
+        "file_bytes": path.stat().st_size,
+        "fp32_bytes": _full_bytes(meta),
+        "parameters": sum(group["parameters"] for group in groups.values()),
+        "groups": groups,
+    }
+
+
+def _packed_bytes(entry: dict) -> int:
+    count = math.prod(entry["shape"])
+    if entry["packing"] == "trits":
+        return -(-count // packing.TRITS)
+    bitmap = packing.packed_bytes(count, 1) if entry["packing"] == "sparse" else 0
+    return bitmap + packing.packed_bytes(entry.get("kept", count), entry["bits"])
+
+
+def _full_bytes(meta: dict) -> int:
+    """What the stock BERT of a file's description takes in full precision, without its head."""
+    with torch.device("meta"), no_init_weights():
+        model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
+    return 4 * sum(tensor.numel() for name, tensor in model.named_parameters() if not name.startswith(HEADS))
+
+
+def _header_bytes(path: Path) -> int:
+    """Names, shapes, hashes and the method's description: safetensors writes their length into the first 8 bytes."""
+    with open(path, "rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
+
+
+def _group(name: str) -> str:
+    return next(group for part, group in GROUPS.items() if part in name)

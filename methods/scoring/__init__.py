@@ -1,0 +1,1 @@
+"""Scoring: predictions in, percent out. Imports no torch."""

@@ -1,0 +1,141 @@
+"""The task file (tokenised once per task and tokenizer) and the batches that are made of it.
+
+A task file is a sealed file. For every split it holds, as flat arrays, the token ids of all rows one after another, where
+each row ends, and the length of each row's first segment; then labels, or for span tasks the gold token positions (train)
+and the windows' example numbers and character offsets (dev). Texts that are needed to score spans travel as JSON bytes.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from methods.common.files import read_sealed
+
+# Few lengths, so that code compiled for a shape is used again; every batch is padded to the smallest that holds it.
+BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+POOL = 50  # batches whose rows are sorted by length together: enough to save padding, few enough to stay random
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split. For span tasks a row is a window, and several rows may share an example."""
+
+    ids: np.ndarray  # (tokens,) all rows, one after another
+    ends: np.ndarray  # (rows,) where each row ends in `ids`
+    first: np.ndarray  # (rows,) tokens of the first segment, [CLS] and [SEP] included
+    targets: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # (rows,) each: labels, or start and end; `words`: (tokens,)
+    example: np.ndarray | None = None  # (rows,) span tasks: which example a window belongs to
+    chars: np.ndarray | None = None  # (tokens, 2) span tasks: characters of the passage under a token, or -1, -1
+    texts: dict | None = None  # span tasks: contexts, and examples as [id, context number, gold answers]
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.ends, prepend=0)  # (rows,)
+
+    def tokens(self, row: int) -> slice:
+        return slice(int(self.ends[row - 1]) if row else 0, int(self.ends[row]))
+
+
+@dataclass(frozen=True)
+class TaskData:
+    meta: dict
+    splits: dict[str, Split]
+
+    @property
+    def train(self) -> Split:
+        return self.splits["train"]
+
+    @property
+    def dev(self) -> dict[str, Split]:
+        """Dev splits in the task's order; checkpoints are chosen on the first."""
+        return {name: self.splits[name] for name in self.meta["dev"]}
+
+
+def load(path: Path) -> TaskData:
+    arrays, meta = read_sealed(path)
+    parts: dict[str, dict] = {}
+    for name, array in arrays.items():
+        split, _, part = name.partition(".")
+        parts.setdefault(split, {})[part] = array
+    return TaskData(meta, {name: unflatten(part) for name, part in parts.items()})
+
+
+def flatten(name: str, split: Split) -> dict[str, np.ndarray]:
+    """A split as arrays for a sealed file; `unflatten` is its inverse."""
+    arrays = {
+        "ids": split.ids,
+        "ends": split.ends,
+        "first": split.first,
+        "example": split.example,
+        "chars": split.chars,
+    }
+    arrays |= {f"targets.{key}": value for key, value in split.targets.items()}
+    if split.texts is not None:
+        arrays["texts"] = np.frombuffer(json.dumps(split.texts, ensure_ascii=False).encode(), np.uint8)
+    return {f"{name}.{part}": array for part, array in arrays.items() if array is not None}
+
+
+def unflatten(parts: dict[str, np.ndarray]) -> Split:
+    targets = {key.removeprefix("targets."): value for key, value in parts.items() if key.startswith("targets.")}
+    texts = json.loads(parts["texts"].tobytes()) if "texts" in parts else None
+    plain = {key: parts.get(key) for key in ("ids", "ends", "first", "example", "chars")}
+    return Split(**plain, targets=targets, texts=texts)
+
+
+def pack(rows: list[list[int]], first: list[int], **rest) -> Split:
+    """A split from one list of token ids for each row."""
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    ids = np.fromiter((token for row in rows for token in row), np.int32, int(ends[-1]) if rows else 0)
+    return Split(ids, ends, np.asarray(first, np.int32), **rest)
+
+
+def shuffled(split: Split, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """One epoch of batches (row numbers), a pure function of seed and epoch.
+
+    Rows are shuffled, sorted by length within pools of some batches, and the batches are shuffled again: neighbours
+    in a batch have similar lengths, whatever the padding. The last, smaller batch is kept.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order, lengths = random.permutation(len(split)), split.lengths
+    batches = []
+    for start in range(0, len(order), POOL * batch_size):
+        pool = order[start : start + POOL * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
+    return [batches[index] for index in random.permutation(len(batches))]
+
+
+def in_order(split: Split, batch_size: int) -> Iterator[np.ndarray]:
+    """Batches for scoring, by length: the same for every method and every number of processes."""
+    order = np.argsort(split.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def collate(split: Split, rows: np.ndarray, padding: str, max_length: int) -> dict[str, np.ndarray]:
+    """Padded model inputs and targets of some rows. Token id 0 is [PAD] in every BERT vocabulary."""
+    longest = int(split.lengths[rows].max())
+    fitting = [length for length in BUCKETS if length >= longest]
+    width = max_length if padding == "max_length" or not fitting else min(fitting[0], max_length)
+    ids = np.zeros((len(rows), width), np.int64)  # (B, S)
+    mask, segment = np.zeros_like(ids), np.zeros_like(ids)
+    words = np.full_like(ids, -100) if "words" in split.targets else None
+    for at, row in enumerate(rows):
+        tokens = split.tokens(row)
+        length = tokens.stop - tokens.start
+        ids[at, :length] = split.ids[tokens]
+        mask[at, :length] = 1
+        segment[at, split.first[row] : length] = 1
+        if words is not None:
+            words[at, :length] = split.targets["words"][tokens]
+    batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segment}
+    batch |= {name: values[rows] for name, values in split.targets.items() if name != "words"}
+    return batch if words is None else {**batch, "words": words}

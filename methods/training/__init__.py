@@ -1,0 +1,1 @@
+"""Training: recipes, objectives, batches, the trainer, optimizers and checkpoints."""

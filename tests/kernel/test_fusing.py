@@ -1,0 +1,146 @@
+"""Compiled chains give the eager chains' numbers, and are used only where that pays."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.models.bert.configuration_bert import BertConfig
+
+from methods.kernel import fusing
+from methods.model.edits import calibrate, edit, show_scores
+from methods.model.encoder import bert
+from methods.training import compiling, objective, optimizers
+from methods.training.trainer import Stage, forward
+from tests.conftest import CONFIG
+
+TERMS = {"hidden": 1.0, "attention": 1.0, "logits": 1.0}
+LEARNED = {"kind": "threshold", "bits": 4}
+STUDENTS = {
+    "ternary": {
+        "weights": {"kind": "ternary"},
+        "embeddings": {"kind": "ternary", "rows": True},
+        "activations": {"kind": "asymmetric", "bits": 8},
+    },
+    "learned": {"weights": LEARNED, "embeddings": LEARNED, "activations": {"kind": "step", "bits": 8}},
+}
+
+
+@pytest.fixture(autouse=True)
+def eager_again():
+    yield
+    fusing.switch(False)
+
+
+def a_step(options: dict, compiled: bool) -> list[torch.Tensor]:
+    """Loss, gradients and updated parameters of one distilled step with dropout."""
+    torch.manual_seed(0)
+    teacher = bert(BertConfig(**CONFIG), "classification", 2).eval()
+    student = edit(copy.deepcopy(teacher), "quantize", **options)
+    show_scores(teacher)
+    ids = torch.randint(5, 20, (4, 9))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    batch["attention_mask"][0, 6:] = 0
+    calibrate(student, [batch])
+    optimizer = optimizers.build(student, Stage("step", 1, 1e-3, 4, TERMS, optimizer="bertadam"))
+    fusing.switch(compiled)
+    shown = objective.shown(TERMS)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        theirs = forward(teacher, batch, **shown)
+    ours = forward(student.train(), batch, **shown)
+    loss = sum(objective.TERMS[name](ours, theirs, batch).mean() for name in TERMS)
+    loss.backward()
+    gradients = [param.grad.clone() for param in student.parameters() if param.grad is not None]
+    optimizer.step()
+    return [loss.detach(), *gradients, *(param.detach() for param in student.parameters())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", STUDENTS)
+def test_a_compiled_step_is_the_eager_step(options):
+    eager, compiled = (a_step(STUDENTS[options], compiled) for compiled in (False, True))
+    assert len(eager) == len(compiled) > 40
+    for one, other in zip(eager, compiled, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_compiled_update_counts_as_a_change_of_the_weight():
+    """Layers keep a weight's values until its version moves: an update that did not move it would never be seen."""
+    weight = torch.nn.Parameter(torch.randn(8, 8))
+    optimizer = optimizers.BertAdam([weight], lr=1e-3)
+    fusing.switch(True)
+    weight.grad, before, version = torch.randn(8, 8), weight.detach().clone(), weight._version
+    optimizer.step()
+    assert not torch.equal(weight, before)
+    assert weight._version > version
+
+
+A_CHAIN = """
+import torch
+from methods.kernel import fusing
+
+chain = fusing.fused(lambda x: (x.abs() + 1).sum(-1))
+x = torch.arange(-50.0, 50.0).view(4, 25)
+expected = chain(x)
+assert fusing.trouble("cpu") is None
+fusing.switch(True)
+assert torch.equal(chain(x), expected), chain(x)
+"""
+
+
+@pytest.mark.slow
+def test_code_compiled_for_another_processor_is_not_taken_up(tmp_path):
+    """Two machines with different vectors and one cache, as on a cluster's shared disk."""
+    for vectors in ({}, {"ATEN_CPU_CAPABILITY": "default"}):
+        places = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+        done = subprocess.run(
+            [sys.executable, "-c", A_CHAIN], env={**os.environ, **places, **vectors}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_told_of(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    assert "Not a directory" in fusing.trouble("cpu")
+
+
+def rows(count: int):
+    class Rows:
+        lengths = torch.full((count,), 30.0).numpy()
+
+        def __len__(self):
+            return count
+
+    return Rows()
+
+
+def test_only_long_quantized_runs_are_compiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda chain, **_: chain)
+    plain = bert(BertConfig(**CONFIG), "classification", 2)
+    student = edit(copy.deepcopy(plain), "quantize", weights={"kind": "ternary"})
+    stages = [Stage("all", 3, 1e-4, 32, TERMS)]
+    work = 3 * 30 * CONFIG["num_hidden_layers"] * CONFIG["hidden_size"]  # of one row
+    enough = int(1.1 * compiling.BREAK_EVEN["cpu"] / work)
+    assert compiling.compiles("auto", student, stages, rows(enough), "cpu") == (True, None)
+    assert compiling.compiles("auto", student, stages, rows(enough // 2), "cpu") == (False, None)
+    assert compiling.compiles("auto", student, stages, rows(enough), "cuda") == (False, None)
+    assert compiling.compiles("auto", plain, stages, rows(enough), "cpu") == (False, None)
+    assert compiling.compiles("always", student, stages, rows(9), "cpu") == (True, None)
+    assert compiling.compiles("never", student, stages, rows(enough), "cpu") == (False, None)
+
+
+def test_a_machine_without_a_compiler_trains_uncompiled_and_says_so(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("No working C++ compiler found\nin a long trace")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    student = edit(bert(BertConfig(**CONFIG), "classification", 2), "quantize", weights={"kind": "ternary"})
+    compiled, line = compiling.compiles("always", student, [], rows(9), "cpu")
+    assert not compiled
+    assert "No working C++ compiler found)" in line and "\n" not in line
