@@ -21,7 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     cell.add_argument("--out", type=Path, required=True, help="the cell, results/METHOD_TASK.json")
     cell.add_argument("--run", type=Path, nargs="+", required=True, metavar="RUN_DIR", help="folders with a run.json")
     cell.add_argument("--primary", choices=("last", "best"), default="last", help="protocol that counts (default: last)")
+    cell.add_argument("--about", type=json.loads, default={}, metavar="JSON", help="titles, family and suite")
+    cell.add_argument("--overrides", type=json.loads, default={}, metavar="JSON", help="configuration set over the preset")
     cell.set_defaults(make=_make_cell)
+
+    entry = commands.add_parser("entry", help="make the page that links to each preset's page")
+    entry.add_argument("--out", type=Path, required=True, help="the entry page")
+    entry.set_defaults(make=_make_entry)
 
     page = commands.add_parser("page", help="make the page from cells, in the order in which they are named")
     page.add_argument("--out", type=Path, required=True, help="the page, one HTML file")
@@ -53,6 +59,11 @@ def _make_cell(options: argparse.Namespace) -> None:
     from report.cells import make_cell  # each command loads what it needs: scipy, jinja2, matplotlib
 
     write_json(options.out, make_cell(options.run, options.primary))
+
+
+def _make_entry(options: argparse.Namespace) -> None:
+    names = sorted(path.parent.name for path in options.out.parent.glob("*/index.html"))
+    write_text(options.out, "".join(f'<p><a href="{name}/index.html">{name}</a></p>' for name in names))
 
 
 def _make_page(options: argparse.Namespace) -> None:

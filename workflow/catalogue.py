@@ -7,7 +7,6 @@ A *request* holds everything that a product depends on beside its input files; r
 import contextlib
 import difflib
 import functools
-import hashlib
 import json
 import math
 import os
@@ -25,9 +24,10 @@ NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-
 
 # What a change of the code makes again (the table "What reruns what" in docs). Sources of a digest, below the root.
 RUN_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/run.py")
-RUN_SOURCES += ("methods/tasks/kinds", "methods/tasks/data.py")
+RUN_SOURCES += ("methods/tasks/kinds", "methods/tasks/data.py", "methods/tasks/losses.py", "methods/tasks/text.py")
 SCORING_SOURCES = ("methods/scoring",)
 DATA_SOURCES = ("methods/tasks/kinds", "methods/tasks/encode.py", "methods/tasks/hub.py", "methods/tasks/data.py")
+DATA_SOURCES += ("methods/tasks/sources.py", "methods/tasks/text.py")
 GENERATED_DATA_SOURCES = ("methods/tasks/demo",)
 OWN_DATA_SOURCES = ("methods/tasks/files.py",)
 PRETRAINING_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/tasks/base.py", "methods/tasks/demo")
@@ -196,7 +196,7 @@ class Catalogue:
         sources += GENERATED_DATA_SOURCES if self.is_generated(task) else ()
         sources += OWN_DATA_SOURCES if entry.get("files") else ()
         elsewhere = ("evaluate_every", "finetuned", *SHOWN_OF_TASK)
-        request = {
+        return {
             "task": task,
             "entry": {key: value for key, value in entry.items() if key not in elsewhere},
             "source": self.config["data"],
@@ -204,9 +204,6 @@ class Catalogue:
             "train_rows": budget.get("train_rows"),
             "code": digest(*sources),
         }
-        if entry.get("files"):  # their content, so that an edited file is read again and a touched one is not
-            request["sums"] = {split: _sum(Path(path)) for split, path in entry["files"].items()}
-        return request
 
     def request_base(self) -> dict:
         """Return the request of the base model; an imported one does not depend on how models are trained."""
@@ -291,7 +288,9 @@ def read_yaml(path: Path) -> dict:
         raise ConfigError(f"{name} cannot be read ({error.strerror}): put the file back.") from None
     value = {} if value is None else value
     if not isinstance(value, dict):
-        raise ConfigError(f"{name} must hold `key: value` lines, and not {type(value).__name__} alone: see config/README.md.")
+        raise ConfigError(
+            f"{name} must hold `key: value` lines, and not {type(value).__name__} alone: see config/README.md."
+        )
     _check_tree(value, str(name))
     return value
 
@@ -369,23 +368,9 @@ def check_writable(folder: Path) -> None:
         )
 
 
-def _sum(path: Path) -> str | None:
-    """Return the SHA-256 of a file; None where it cannot be read, which the job that reads it reports."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
 def dump(request: dict) -> str:
     """Return a request as one canonical line, so that equal requests are equal parameters."""
     return json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-def canonical(request: dict) -> dict:
-    """Return a request as a job reads it: through JSON, keys sorted. A run made by hand then has the same bytes."""
-    return json.loads(dump(request))
 
 
 def _check_names(config: dict, methods: dict, tasks: dict) -> None:

@@ -87,7 +87,9 @@ def results(cells: list[str]) -> str:
     width = max(map(len, methods))
     rows = [" ".join([" " * width, *heads])]
     for method in methods:
-        found = [scores.get((method, task)) for task in tasks]
-        words = ["-" if score is None else f"{score:.2f}" for score in found]
-        rows.append(" ".join([method.ljust(width), *(word.rjust(len(head)) for word, head in zip(words, heads, strict=True))]))
+        words = [method.ljust(width)]
+        for task, head in zip(tasks, heads, strict=True):
+            score = scores.get((method, task))
+            words.append(("-" if score is None else f"{score:.2f}").rjust(len(head)))
+        rows.append(" ".join(words))
     return "\n".join(rows)
