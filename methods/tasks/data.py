@@ -5,6 +5,7 @@ each row ends, and the length of each row's first segment; then labels, or for s
 and the windows' example numbers and character offsets (dev). Texts that are needed to score spans travel as JSON bytes.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.ends)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.ends, prepend=0)  # (rows,)
 
@@ -120,12 +121,17 @@ def in_order(split: Split, batch_size: int) -> Iterator[np.ndarray]:
         yield order[start : start + batch_size]
 
 
-def collate(split: Split, rows: np.ndarray, padding: str, max_length: int) -> dict[str, np.ndarray]:
-    """Padded model inputs and targets of some rows. Token id 0 is [PAD] in every BERT vocabulary."""
+def collate(
+    split: Split, rows: np.ndarray, padding: str, max_length: int, pad: int = 0, segments: bool = True
+) -> dict[str, np.ndarray]:
+    """Padded model inputs and targets of some rows.
+
+    `pad` is the token id of padding. Encoders that do not tell first and second text apart take `segments=False`.
+    """
     longest = int(split.lengths[rows].max())
     fitting = [length for length in BUCKETS if length >= longest]
     width = max_length if padding == "max_length" or not fitting else min(fitting[0], max_length)
-    ids = np.zeros((len(rows), width), np.int64)  # (B, S)
+    ids = np.full((len(rows), width), pad, np.int64)  # (B, S)
     mask, segment = np.zeros_like(ids), np.zeros_like(ids)
     words = np.full_like(ids, -100) if "words" in split.targets else None
     for at, row in enumerate(rows):
@@ -133,7 +139,8 @@ def collate(split: Split, rows: np.ndarray, padding: str, max_length: int) -> di
         length = tokens.stop - tokens.start
         ids[at, :length] = split.ids[tokens]
         mask[at, :length] = 1
-        segment[at, split.first[row] : length] = 1
+        if segments:
+            segment[at, split.first[row] : length] = 1
         if words is not None:
             words[at, :length] = split.targets["words"][tokens]
     batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segment}
