@@ -24,7 +24,6 @@ from methods.kernel import fusing, products
 from methods.model import artifact
 from methods.model.edits import quantization_error
 from methods.model.encoder import from_base, read_base
-from methods.scoring import scoring
 from methods.tasks import data
 from methods.training import compiling, trainer
 from methods.training.checkpoints import Checkpoints
@@ -151,10 +150,10 @@ def _run(request, family, out, data_path, base_path, ancestors, accelerator, pre
 
     def predict(model, exact: bool = False) -> dict:
         outputs = {name: trainer.predict(model, split, exact=exact, **inputs) for name, split in task.dev.items()}
-        return scoring.predictions(task, outputs)
+        return task.predictions(outputs)
 
     init = found["init"].start() if "init" in found else None
-    start = init or from_base(base, task.meta["kind"], len(task.meta["labels"]), request["seed"])
+    start = init or from_base(base, task.kind.head, task.kind.outputs(task.meta["labels"]), request["seed"])
     start.to(accelerator.device)
     sample = trainer.sample(task.train, batch_size=SAMPLE_BATCH, seed=request["seed"], **inputs)
     student = family.student(start, request["spec"], sample)
@@ -168,7 +167,7 @@ def _run(request, family, out, data_path, base_path, ancestors, accelerator, pre
         student,
         stages,
         task.train,
-        lambda model: scoring.score(task, predict(model)),
+        lambda model: task.score(predict(model)),
         seed=request["seed"],
         evaluate_every=request["budget"]["evaluate_every"],
         teacher=teacher.model() if teacher else None,
@@ -186,7 +185,7 @@ def _run(request, family, out, data_path, base_path, ancestors, accelerator, pre
         record |= {"status": "diverged", "reason": fitted.diverged}
         return _write_diverged(out, record, identity) if accelerator.is_main_process else record
 
-    scores, kept, sizes, digests, predicted = {}, scoring.references(task), {}, {}, {}
+    scores, kept, sizes, digests, predicted = {}, task.references(), {}, {}, {}
     if accelerator.is_main_process and request["latent"]:
         student.load_state_dict(getattr(fitted, request["latent"]))
         digests[LATENT] = artifact.save_latent(out / LATENT, student)
@@ -204,9 +203,9 @@ def _run(request, family, out, data_path, base_path, ancestors, accelerator, pre
             say(f"scoring its {protocol} model, as read back from the file")
             model, _ = artifact.load(path)
             predicted[step] = predict(model.to(accelerator.device), exact=True)
-        scores[protocol] = {"step": step, "metrics": scoring.score(task, predicted[step])}
+        scores[protocol] = {"step": step, "metrics": task.score(predicted[step])}
         sizes[protocol] = artifact.size(path)
-        for split, arrays in scoring.kept(task, predicted[step]).items():
+        for split, arrays in task.stored(predicted[step]).items():
             kept |= {
                 f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": v for key, v in arrays.items()
             }
@@ -232,7 +231,7 @@ def _frame(request: dict, task, base, base_sha: str, found: dict, precision: str
         "reason": None,
         "metric": task.meta["metrics"][0],
         "scores": None,
-        "baseline": scoring.baseline(task),
+        "baseline": task.baseline(),
         "teacher": teacher and {**teacher.told(), "score": teacher.score},
         "init": init and {**init.told(), **({"latent": init.latent} if init.latent else {})},
         "size": None,
@@ -298,7 +297,8 @@ def _artifact_meta(request: dict, task, base, base_sha: str, protocol: str, step
     tokenizer = {"sha256": task.meta["tokenizer"], "base": base_sha, "id": base.source.get("id")}
     asked = {key: request[key] for key in ("method", "task", "seed", "preset", "spec", "padding", "code")}
     shape = {key: task.meta[key] for key in ("kind", "columns", "labels", "max_length", "span")}
-    return {**asked, **shape, "tokenizer": tokenizer, "protocol": protocol, "step": step}
+    head = {"head": task.kind.head, "outputs": task.kind.outputs(task.meta["labels"])}
+    return {**asked, **shape, **head, "tokenizer": tokenizer, "protocol": protocol, "step": step}
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> str:

@@ -92,7 +92,7 @@ def load(path: Path, latent: Path | None = None) -> tuple[nn.Module, dict]:
 def _rebuilt(arrays: dict, meta: dict, latent: dict) -> nn.Module:
     """The model that `meta` describes, holding these arrays; what does not fit or is not known raises."""
     with contextlib.nullcontext() if latent else no_init_weights():  # quantizers of weights are made for numbers
-        model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
+        model = bert(BertConfig(**meta["config"]), *_head(meta))
     for step in meta["edits"]:
         edit(model, **(step if latent else _without_weight_quantizers(step)))
     tensors = {
@@ -239,8 +239,13 @@ def _packed_bytes(entry: dict) -> int:
 def _full_bytes(meta: dict) -> int:
     """What the stock BERT of a file's description takes in full precision, without its head."""
     with torch.device("meta"), no_init_weights():
-        model = bert(BertConfig(**meta["config"]), meta["kind"], len(meta["labels"]))
+        model = bert(BertConfig(**meta["config"]), *_head(meta))
     return 4 * sum(tensor.numel() for name, tensor in model.named_parameters() if not name.startswith(HEADS))
+
+
+def _head(meta: dict) -> tuple[str, int]:
+    """The head of a file's model and the numbers that it returns."""
+    return meta.get("head", meta["kind"]), meta.get("outputs", len(meta["labels"]))
 
 
 def _header_bytes(path: Path) -> int:

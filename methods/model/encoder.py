@@ -8,13 +8,18 @@ import numpy as np
 import torch
 from torch import nn
 from transformers.models.bert.configuration_bert import BertConfig
-from transformers.models.bert.modeling_bert import BertForQuestionAnswering, BertForSequenceClassification
+from transformers.models.bert.modeling_bert import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, sha256_file, write_sealed
 from methods.kernel.layers import Dropout
 
 HEADS = ("classifier.", "qa_outputs.")  # parameters that belong to the task and to no pretrained model
+MODELS = {"sequence": BertForSequenceClassification, "span": BertForQuestionAnswering, "token": BertForTokenClassification}
 
 
 @dataclass(frozen=True)
@@ -100,11 +105,11 @@ def wordpiece(vocabulary: list[str]) -> str:
     return tokenizer.to_str()
 
 
-def bert(config: BertConfig, kind: str, labels: int) -> nn.Module:
-    """A stock BERT for a kind of task, freshly initialised from torch's random state; only its dropout is cheaper."""
-    if kind != "span":
-        config.num_labels = max(labels, 1)
-    model = (BertForQuestionAnswering if kind == "span" else BertForSequenceClassification)(config)
+def bert(config: BertConfig, head: str, outputs: int) -> nn.Module:
+    """A stock BERT with a head, freshly initialised from torch's random state; only its dropout is cheaper."""
+    if head != "span":
+        config.num_labels = max(outputs, 1)
+    model = MODELS.get(head, BertForSequenceClassification)(config)
     for parent in list(model.modules()):
         for name, module in parent.named_children():
             if type(module) is nn.Dropout:
@@ -112,10 +117,10 @@ def bert(config: BertConfig, kind: str, labels: int) -> nn.Module:
     return model
 
 
-def from_base(base: Base, kind: str, labels: int, seed: int) -> nn.Module:
-    """The pretrained encoder under a new head; the head depends on the run's seed."""
+def from_base(base: Base, head: str, outputs: int, seed: int) -> nn.Module:
+    """The pretrained encoder under a new head, which depends on the run's seed, or under the head that the base has."""
     torch.manual_seed(seed)
-    model = bert(BertConfig(**base.config), kind, labels)
+    model = bert(BertConfig(**base.config), head, outputs)
     weights = {f"bert.{name}": torch.from_numpy(array.copy()) for name, array in base.weights.items()}
     expected = model.state_dict().keys()
     model.load_state_dict({name: tensor for name, tensor in weights.items() if name in expected}, strict=False)
@@ -125,7 +130,7 @@ def from_base(base: Base, kind: str, labels: int, seed: int) -> nn.Module:
 
 
 def logits(output) -> tuple[torch.Tensor, ...]:
-    """What a task's head says: (B, labels) once, or (B, S) twice for spans."""
+    """What a task's head returns: (B, outputs) once, (B, S) twice for spans, or (B, S, outputs) once for words."""
     if hasattr(output, "start_logits"):
         return output.start_logits, output.end_logits
     return (output.logits,)

@@ -294,7 +294,7 @@ def predict(
     max_length: int,
     exact: bool = False,
 ) -> list[np.ndarray]:
-    """Each row's outputs in the split's order: (labels,) for classes and numbers, (2, tokens) for spans.
+    """Each row's outputs in the split's order: (outputs,), (2, tokens) for spans, (tokens, outputs) for words.
 
     Whole batches are dealt to the processes, so that scores do not depend on how many there are. `exact` computes in
     fp32 whatever the training's precision is.
@@ -309,15 +309,16 @@ def predict(
             interrupt.check()  # with several, one that left would keep the others waiting
         with precision():
             scores = logits(forward(model, tensors(collate(split, rows, padding, max_length), accelerator)))
-        stacked = torch.stack([part.float() for part in scores], 1).cpu().numpy()  # (B, 1 or 2, labels or S)
+        stacked = torch.stack([part.float() for part in scores], 1).cpu().numpy()  # (B, 1 or 2, outputs or S or S, outputs)
+        of_tokens = len(scores) > 1 or scores[0].dim() == 3
         for row, values in zip(rows, stacked, strict=True):
-            width = split.lengths[row] if split.example is not None else values.shape[1]
+            width = split.lengths[row] if of_tokens else values.shape[1]
             found.append((int(row), values[:, :width].copy()))
     if accelerator.num_processes > 1:
         found = gather_object(found)
     outputs: list = [None] * len(split)
     for row, values in found:
-        outputs[row] = values if split.example is not None else values[0]
+        outputs[row] = values if len(values) > 1 else values[0]
     if not all(np.isfinite(values).all() for values in outputs):
         raise Diverged("the outputs on the dev set are no longer finite numbers")
     return outputs
