@@ -121,13 +121,9 @@ def base(arguments) -> None:
 def data(arguments) -> None:
     catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
     request = arguments.request or catalogue.request_data(arguments.task)
-    from methods.tasks import demo, encode, hub
+    from methods.tasks import encode, sources
 
-    if request["source"]["source"] == "generated":
-        generated = demo.generate(request["task"], request["source"]["seed"])
-        splits = {split: {name: [row[name] for row in rows] for name in rows[0]} for split, rows in generated.items()}
-    else:
-        splits = hub.rows(request["entry"], request["source"]["mirror"])
+    splits = sources.rows(request)
     tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / "base.safetensors")
     encode.write_task(arguments.out or _work(catalogue) / f"data/{request['task']}.safetensors", request, tokenizer, splits)
 
@@ -205,7 +201,8 @@ def predict(arguments) -> None:
 
     predictor = prediction.Predictor(arguments.model, arguments.base)
     if arguments.text:
-        print(prediction.page(*predictor([predictor.texts(arguments.text)])))
+        (answer,) = predictor([predictor.texts(arguments.text)])
+        print(prediction.page(answer, predictor.kind))
         return
     for line in predictor.lines(sys.stdin.buffer, arguments.batch):
         print(line, flush=True)

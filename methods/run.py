@@ -6,7 +6,6 @@ nothing volatile, so that equal seeds give equal bytes; the machine and the time
 
 import contextlib
 import io
-import os
 import resource
 import sys
 import time
@@ -25,7 +24,6 @@ from methods.model import artifact
 from methods.model.anatomy import ANATOMIES
 from methods.model.edits import quantization_error
 from methods.model.encoder import from_base, read_base
-from methods.scoring import scoring
 from methods.tasks import data
 from methods.training import compiling, trainer
 from methods.training.ancestors import ALLOCATION, LATENT, Ancestor
@@ -130,7 +128,7 @@ class Run:
                 student,
                 stages,
                 self._loader(self.task.train),
-                lambda model: scoring.score(self.task, self._predict(model)),
+                lambda model: self.task.score(self._predict(model)),
                 self.device,
                 evaluate_every=self.request["budget"]["evaluate_every"],
                 teacher=teacher.model() if teacher else None,
@@ -173,7 +171,7 @@ class Run:
     def _score(self) -> dict:
         """Score the models as read back from their files, and write the run."""
         scores, sizes, predicted = {}, {}, {}
-        arrays = scoring.references(self.task)
+        arrays = self.task.references()
         for protocol, step in self.record["at_step"].items():
             path = self.out / f"{protocol}.safetensors"
             if step not in predicted:  # where the best model is the last, it is scored once
@@ -181,9 +179,9 @@ class Run:
                 model = artifact.load(path)[0].to(self.device.device)
                 predicted[step] = self._predict(model, exact=True)
                 self.record["bits"] = self.record["bits"] or artifact.bits(path, model)
-            scores[protocol] = {"step": step, "metrics": scoring.score(self.task, predicted[step])}
+            scores[protocol] = {"step": step, "metrics": self.task.score(predicted[step])}
             sizes[protocol] = artifact.size(path)
-            for split, found in scoring.kept(self.task, predicted[step]).items():
+            for split, found in self.task.stored(predicted[step]).items():
                 arrays |= {
                     f"{protocol}.{split}" if key == "values" else f"{protocol}.{split}.{key}": value
                     for key, value in found.items()
@@ -219,7 +217,7 @@ class Run:
     def _predict(self, model: nn.Module, exact: bool = False) -> dict:
         loaders = {name: self._loader(split) for name, split in self.task.dev.items()}
         outputs = {name: trainer.predict(model, loader, self.device, exact) for name, loader in loaders.items()}
-        return scoring.predictions(self.task, outputs)
+        return self.task.predictions(outputs)
 
     def _check_inputs(self, base_path: Path) -> None:
         meta, config = self.task.meta, self.base.config
@@ -268,7 +266,7 @@ class Run:
             "reason": None,
             "metric": self.task.meta["metrics"][0],
             "scores": None,
-            "baseline": scoring.baseline(self.task),
+            "baseline": self.task.baseline(),
             "ancestors": {role: {**one.identity(), "score": one.score} for role, one in self.ancestors.items()},
             "size": None,
             "bits": None,

@@ -17,6 +17,8 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from workflow import entries
+
 ROOT = Path(__file__).resolve().parent.parent
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, which is faster, where PyYAML has it
 NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-9]*)")
@@ -76,7 +78,9 @@ class Catalogue:
         keys = ["preset", "padding", "precision", "threads", "compile", "ternary"]
         if ancestors:  # which of an ancestor's models is taken, and whether a weak one may teach, is nothing to the others
             keys += ["primary", "allow_weak_teacher"]
+        own = {"finetuned": True} if "finetuned" in self.tasks[task] and not ancestors else {}
         return {
+            **own,
             "method": method,
             "task": task,
             "seed": seed,
@@ -102,17 +106,32 @@ class Catalogue:
     def request_data(self, task: str) -> dict:
         """What the task file depends on: the task's entry, the source of the rows and the length of the inputs."""
         budget = self.budget(task)
-        lengths = [self.tasks[task]["max_length"], budget.get("max_length") or self.tasks[task]["max_length"]]
+        lengths = [length for length in (self.tasks[task].get("max_length"), budget.get("max_length")) if length]
+        unread = ("evaluate_every", "finetuned", *entries.SHOWN)
         return {
             "task": task,
-            "entry": {key: value for key, value in self.tasks[task].items() if key != "evaluate_every"},
+            "entry": {key: value for key, value in self.tasks[task].items() if key not in unread},
+            "files": entries.digests(entries.files_of(self.tasks[task])),
             "source": self.config["data"],
-            "max_length": min(lengths),
+            "max_length": min(lengths, default=None),  # None: the kind's own
             "train_rows": budget.get("train_rows"),
             "code": digest("methods/tasks", "methods/tasks/data.py", "methods/common/files.py"),
         }
 
-    def request_base(self) -> dict:
+    def base_file(self, task: str) -> str:
+        """Where a task's base model file is in the results of the preset: the preset's, or the task's own."""
+        return f"base/{task}.safetensors" if "finetuned" in self.tasks[task] else "base.safetensors"
+
+    def request_base(self, task: str | None = None) -> dict:
+        """What the preset's base model depends on, or with `task` that of a task with a model of its own."""
+        if task and "finetuned" in self.tasks[task]:
+            entry = self.tasks[task]
+            return {
+                "finetuned": entry["finetuned"],
+                "files": entries.digests(entries.model_files_of(entry)),
+                "task": {"name": task, "kind": entry["kind"], "labels": entry.get("labels", [])},
+                "code": digest("methods/model/encoder.py", "methods/tasks/finetuned.py", "methods/tasks/kinds"),
+            }
         base = self.config["base"]
         # Only pre-training depends on the training core: an imported model is the same whatever the core does.
         sources = (
@@ -127,6 +146,8 @@ class Catalogue:
         found = {}
         for task in self.config["tasks"]:
             entry = self.tasks[task]
+            if "files" in entry:
+                continue
             row = found.setdefault(entry["dataset"], {"kind": "dataset", "revision": entry["revision"], "configs": []})
             row["configs"].append(entry["config"])
         if self.config["base"]["source"] == "hub":
@@ -161,7 +182,10 @@ def load(config: dict | None = None) -> Catalogue:
     methods, tasks = read_yaml(ROOT / "config/methods.yaml"), read_yaml(ROOT / "config/tasks.yaml")
     check(config, "config", "configuration")
     check(methods, "methods", "config/methods.yaml")
+    if line := entries.problem(tasks):
+        raise ConfigError(line)
     check(tasks, "tasks", "config/tasks.yaml")
+    tasks = entries.completed(tasks)
     _check_names(config, methods, tasks)
     return Catalogue(config, methods, tasks)
 

@@ -15,7 +15,7 @@ from methods.common import interrupt
 from methods.common.files import canonical, lock, sha256
 from methods.model.encoder import Base, bert, import_base, wordpiece, write_base
 from methods.run import accelerate
-from methods.tasks import demo, hub
+from methods.tasks import demo, hub, losses
 from methods.tasks.data import Split, pack, shuffled
 from methods.training.checkpoints import Checkpoints
 from methods.training.trainer import Stage, collate, fit, forward, tensors
@@ -105,8 +105,16 @@ def pretrain(base: dict, out: Path, identity: str) -> Base:
     return Base(weights, {**config, **dropout, "initializer_range": 0.02}, tokenizer_json, source)
 
 
+class HiddenWords:
+    """The loss of pre-training, with the interface of a task kind's."""
+
+    def loss(self, logits: tuple, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return each text's mean cross-entropy over its hidden words, (B,)."""
+        return losses.tokens(*logits, batch["words"])
+
+
 class MaskedWords(BertForMaskedLM):
-    """BERT as it reads masked text, whose head scores no word before it is asked: six places in seven are not hidden."""
+    """BERT on masked text, whose head scores a word only when it is looked up: six places in seven are not hidden."""
 
     def forward(self, **inputs):
         return MaskedLMOutput(logits=OnDemand(self.bert(**inputs).last_hidden_state, self.cls))

@@ -315,7 +315,7 @@ def forward(model: nn.Module, batch: dict, wanted: frozenset[str] = frozenset(),
 
 @torch.no_grad()
 def predict(model: nn.Module, loader: Loader, accelerator, exact: bool = False) -> list[np.ndarray]:
-    """Each row's outputs in the split's order: (labels,) for a row's vector, (2, tokens) for spans.
+    """Each row's outputs in the split's order: (outputs,), (2, tokens) for spans, (tokens, outputs) for words.
 
     Whole batches are dealt to the processes, so that scores do not depend on how many there are. `exact` computes in
     fp32 whatever the training's precision is.
@@ -330,9 +330,10 @@ def predict(model: nn.Module, loader: Loader, accelerator, exact: bool = False) 
             interrupt.check()  # with several, one that left would keep the others waiting
         with precision():
             scores = forward(model, loader.batch(rows)).logits
-        stacked = torch.stack([part.float() for part in scores], 1).cpu().numpy()  # (B, 1 or 2, labels or S)
+        stacked = torch.stack([part.float() for part in scores], 1).cpu().numpy()  # (B, 1 or 2, outputs or S or S, outputs)
+        of_tokens = len(scores) > 1 or scores[0].dim() == 3
         for row, values in zip(rows, stacked, strict=True):
-            width = loader.split.lengths[row] if loader.split.example is not None else values.shape[1]
+            width = loader.split.lengths[row] if of_tokens else values.shape[1]
             found.append((int(row), values[:, :width].copy()))
     if accelerator.num_processes > 1:
         from accelerate.utils import gather_object
@@ -340,7 +341,7 @@ def predict(model: nn.Module, loader: Loader, accelerator, exact: bool = False) 
         found = gather_object(found)
     outputs: list = [None] * len(loader)
     for row, values in found:
-        outputs[row] = values if loader.split.example is not None else values[0]
+        outputs[row] = values if len(values) > 1 else values[0]
     if not all(np.isfinite(values).all() for values in outputs):
         raise Diverged("the outputs on the dev set are no longer finite numbers")
     return outputs
