@@ -15,7 +15,7 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
-from methods.common.options import Count, Positive, Quantizer, Share, Whole
+from methods.common.options import Count, Quantizer, Share, Whole
 from methods.kernel import layers as kernel_layers
 from methods.kernel import quantizers, trace
 from methods.kernel.layers import (

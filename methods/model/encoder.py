@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, sha256_file, write_sealed
 from methods.kernel.layers import Dropout
 from methods.model.anatomy import ANATOMIES
+
 
 @dataclass(frozen=True)
 class Base:
