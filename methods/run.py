@@ -162,22 +162,19 @@ def _run(request, family, out, data_path, base_path, ancestors, accelerator, pre
     compiled, note = compiling.compiles(request["compile"], student, stages, task.train, accelerator.device.type)
     record["ran_on"]["compiled"] = compiled
     record["events"] += [note] if note else []
-    fusing.switch(compiled)
-    products.switch(precision == "codes")
-    fitted = trainer.fit(
-        student,
-        stages,
-        task.train,
-        lambda model: scoring.score(task, predict(model)),
-        seed=request["seed"],
-        evaluate_every=request["budget"]["evaluate_every"],
-        teacher=teacher.model() if teacher else None,
-        checkpoints=checkpoints,
-        title=title,
-        **inputs,
-    )
-    fusing.switch(False)  # what counts is scored the same way on every machine
-    products.switch(False)
+    with fusing.compiled(compiled), products.on_codes(precision == "codes"):  # scores are computed outside, alike everywhere
+        fitted = trainer.fit(
+            student,
+            stages,
+            task.train,
+            lambda model: scoring.score(task, predict(model)),
+            seed=request["seed"],
+            evaluate_every=request["budget"]["evaluate_every"],
+            teacher=teacher.model() if teacher else None,
+            checkpoints=checkpoints,
+            title=title,
+            **inputs,
+        )
     trained = time.monotonic()
     state = fitted.state
     record |= {"steps": state.step, "examples_seen": state.examples, "curve": state.curve, "dev": state.dev}

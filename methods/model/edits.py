@@ -173,15 +173,21 @@ def weight_quantizer(spec: dict | None, weight: Tensor) -> quantizers.Quantizer 
     quantizer = quantizers.make(spec)
     if quantizer is not None:
         quantizer.calibrate(weight.detach())
-        _tag(quantizer, "weights")
+        quantizer.role = "weights"
     return quantizer
 
 
 def activation_quantizer(spec: dict | None) -> quantizers.Quantizer | None:
     quantizer = quantizers.make(spec)
     if quantizer is not None:
-        _tag(quantizer, "activations")
+        quantizer.role = "activations"
     return quantizer
+
+
+def roles(model: nn.Module) -> dict[nn.Parameter, str]:
+    """Return the learned ranges of a model's quantizers, each with its role: "weights" or "activations"."""
+    found = (module for module in model.modules() if isinstance(module, quantizers.Quantizer))
+    return {parameter: quantizer.role for quantizer in found for parameter in quantizer.parameters()}
 
 
 def calibrate(model: nn.Module, batches) -> None:
@@ -254,10 +260,3 @@ def _requantize(layer: Quantized, weights: dict | None, embeddings: dict | None)
 
 def _quantize_input(module: nn.Module, inputs: tuple) -> tuple:
     return (module.input_quantizer(inputs[0], dtype=product_dtype(inputs[0])), *inputs[1:])
-
-
-def _tag(quantizer: quantizers.Quantizer, role: str) -> None:
-    """Say whose parameters these are, so that the optimizer gives them the rate of their kind."""
-    quantizer.role = role
-    for parameter in quantizer.parameters():
-        parameter.quantizer = role

@@ -6,6 +6,7 @@ from torch.autograd.graph import increment_version
 from torch.optim import AdamW, Optimizer
 
 from methods.kernel.fusing import fused
+from methods.model.edits import roles
 
 UNDECAYED = ("bias", "LayerNorm.weight")  # as in BERT's own training code
 
@@ -55,11 +56,12 @@ def _bertadam(param, grad, first, second, rate, beta1, beta2, eps, weight_decay,
 
 
 def build(model: nn.Module, stage) -> Optimizer:
-    """The optimizer of a stage. Learned ranges carry a tag, `parameter.quantizer`, that names their own rate and decay."""
+    """Return the optimizer of a stage. Learned ranges have the rate and decay of their quantizer's role."""
     groups: dict[str, list] = {}
+    ranges = roles(model)
     for name, param in model.named_parameters():
         if param.requires_grad:
-            kind = getattr(param, "quantizer", "undecayed" if name.endswith(UNDECAYED) else "decayed")
+            kind = ranges.get(param, "undecayed" if name.endswith(UNDECAYED) else "decayed")
             groups.setdefault(kind, []).append(param)
     rates = {kind: stage.quantizer_lr.get(kind, stage.lr) for kind in groups}
     decays = {"decayed": stage.weight_decay, **stage.quantizer_decay}

@@ -72,16 +72,13 @@ class Here:
         self.optimizer = optimizers.build(self.student, stage)
 
     def step(self, split: Split, rows: np.ndarray) -> None:
-        fusing.switch(self.compiled)
-        products.switch(self.on_codes)
         state = trainer.State(micro_batch=len(rows))
-        trainer.accumulate(
-            self.student, self.teacher, split, rows, len(rows), TERMS, state, self.accelerator, "bucket", FULL_LENGTH
-        )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        fusing.switch(False)
-        products.switch(False)
+        with fusing.compiled(self.compiled), products.on_codes(self.on_codes):
+            trainer.accumulate(
+                self.student, self.teacher, split, rows, len(rows), TERMS, state, self.accelerator, "bucket", FULL_LENGTH
+            )
+            self.optimizer.step()
+            self.optimizer.zero_grad()
 
 
 class _OneDevice:
