@@ -211,6 +211,7 @@ def bits(path: Path, model: nn.Module) -> dict[str, float]:
             totals[group][1] += math.prod(shape)
     measured = {group: bits / numbers if numbers else 32.0 for group, (bits, numbers) in totals.items()}
     widths = [one.bits for one in model.modules() if getattr(one, "role", "") == "activations"]
+    widths += [one.input_bits for one in model.modules() if hasattr(one, "input_bits")]
     return {**measured, "activations": sum(widths) / len(widths) if widths else 32.0}
 
 

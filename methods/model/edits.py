@@ -227,6 +227,12 @@ def activation_quantizer(spec: dict | None) -> quantizers.Quantizer | None:
     return quantizer
 
 
+def roles(model: nn.Module) -> dict[nn.Parameter, str]:
+    """Return the learned ranges among a model's parameters, and what they quantize: `weights` or `activations`."""
+    found = [module for module in model.modules() if isinstance(module, quantizers.Quantizer)]
+    return {parameter: module.role for module in found for parameter in module.parameters(recurse=False)}
+
+
 def calibrate(model: nn.Module, batches) -> None:
     """Set the learned ranges of all activations from training batches, in the order in which a forward pass meets them.
 

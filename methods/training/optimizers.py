@@ -6,7 +6,7 @@ from torch.autograd.graph import increment_version
 from torch.optim import AdamW, Optimizer
 
 from methods.kernel.fusing import fused
-from methods.kernel.quantizers import Quantizer
+from methods.model.edits import roles
 
 UNDECAYED = ("bias", "LayerNorm.weight")  # as in BERT's own training code
 
@@ -74,12 +74,6 @@ def build(model: nn.Module, wanted) -> Optimizer:
     optimizer = AdamW(params, lr=wanted.lr, eps=1e-8, fused=True)
     optimizer.register_step_post_hook(_note_change)
     return optimizer
-
-
-def roles(model: nn.Module) -> dict[nn.Parameter, str]:
-    """The learned ranges among a model's parameters, and what they quantize: `weights` or `activations`."""
-    found = [module for module in model.modules() if isinstance(module, Quantizer)]
-    return {param: module.role for module in found for param in module.parameters(recurse=False)}
 
 
 def _note_change(optimizer: Optimizer, *_) -> None:
