@@ -82,8 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=1)
     sub.add_argument("--data", type=Path)
     sub.add_argument("--base", type=Path)
-    sub.add_argument("--teacher", type=Path, help="folder of the teacher's run")
-    sub.add_argument("--init", type=Path, help="folder of the run to start from")
+    sub.add_argument("--ancestor", action="append", default=[], metavar="ROLE=DIR", help="folder of an ancestor's run")
     sub.add_argument("--out", type=Path, help="folder of this run")
     sub.add_argument("--processes", type=int, default=1, help="devices to train on together, through accelerate launch")
     sub.add_argument("--checkpoint-steps", type=int, help="write a checkpoint every so many steps")
@@ -133,7 +132,8 @@ def run(arguments) -> None:
         _launch(arguments.processes)
     catalogue = None if arguments.request else _catalogue(arguments, method=arguments.method, task=arguments.task)
     request = arguments.request or catalogue.request(arguments.method, arguments.task, arguments.seed)
-    folders = {role: getattr(arguments, role) for role in request["ancestors"]}
+    folders = {role: None for role in request["ancestors"]}
+    folders |= {role: Path(folder) for role, _, folder in (one.partition("=") for one in arguments.ancestor)}
     for role, (method, task, seed) in request["ancestors"].items():
         folders[role] = folders[role] or _work(catalogue) / f"runs/{method}/{task}/{seed}"
     import importlib
@@ -144,7 +144,7 @@ def run(arguments) -> None:
     family = importlib.import_module(f"methods.{request['spec']['family']}")
     here = f"runs/{request['method']}/{request['task']}/{request['seed']}"
     try:
-        record = harness.run(
+        record = harness.execute(
             request,
             family,
             arguments.out or _work(catalogue) / here,
@@ -240,6 +240,8 @@ def _told(record: dict) -> str:
     name = f"{request['method']} {request['task']} seed {request['seed']}"
     if record["status"] != "ok":
         return f"{name}: {record['status']}: {record['reason']}"
+    if record["scores"] is None:
+        return f"{name}: allocation written"
     scores = [f"{protocol} {record['scores'][protocol]['metrics'][record['metric']]:.2f}" for protocol in ("last", "best")]
     return f"{name}: {record['metric']} {', '.join(scores)} (baseline {record['baseline']['metrics'][record['metric']]:.2f})"
 
