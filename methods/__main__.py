@@ -17,9 +17,9 @@ from methods.common.progress import clock
 
 # What a request of each command must have.
 NEEDED = {
-    "base": ("base", "code"),
+    "base": ("code",),
     "data": ("task", "entry", "source", "max_length", "train_rows", "code"),
-    "run": ("method", "task", "seed", "spec", "budget", "ancestors", "latent", "code", "scoring"),
+    "run": ("method", "task", "seed", "spec", "budget", "ancestors", "product", "latent", "code", "scoring"),
     "prefetch": ("repositories", "mirror"),
 }
 MOST = 2**32 - 1  # the largest seed: what numpy and torch take
@@ -120,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--request", type=_request, help="the whole request as JSON instead (what the workflow passes)")
         return sub
 
-    sub = step(base, "base", "make the base model file")
+    sub = step(base, "base", "make the base model file of the preset, or of a task with a model of its own")
+    sub.add_argument("task", nargs="?")
     sub.add_argument("--out", type=Path)
     sub = step(data, "data", "make a task's tokenised data file")
     sub.add_argument("task", nargs="?")
@@ -162,28 +163,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def base(arguments) -> None:
-    catalogue = None if arguments.request else _catalogue(arguments)
-    request = arguments.request or canonical(catalogue.request_base())
-    if request["base"]["source"] == "generated":
+    catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
+    request = arguments.request or canonical(catalogue.request_base(arguments.task))
+    generated = request.get("base", {}).get("source") == "generated"
+    if generated:
         _say(f"base model: pre-training on {request['base']['texts']} generated texts", sys.stdout)
     from methods.tasks.base import make
 
     started = time.monotonic()
-    make(arguments.out or _work(catalogue) / "base.safetensors", request)
-    _say(f"base model: ready after {clock(time.monotonic() - started)}", sys.stdout)
+    name = catalogue.base_file(arguments.task) if catalogue and arguments.task else "base.safetensors"
+    make(arguments.out or _work(catalogue) / name, request)
+    if generated:
+        _say(f"base model: ready after {clock(time.monotonic() - started)}", sys.stdout)
 
 
 def data(arguments) -> None:
     catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
     request = arguments.request or canonical(catalogue.request_data(arguments.task))
-    from methods.tasks import demo, encode, hub
+    from methods.tasks import encode, sources
 
-    if request["source"]["source"] == "generated":
-        generated = demo.generate(request["task"], request["source"]["seed"])
-        splits = {split: {name: [row[name] for row in rows] for name in rows[0]} for split, rows in generated.items()}
-    else:
-        splits = hub.rows(request["entry"], request["source"]["mirror"])
-    tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / "base.safetensors")
+    splits = sources.rows(request)
+    tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / catalogue.base_file(request["task"]))
     encode.write_task(arguments.out or _work(catalogue) / f"data/{request['task']}.safetensors", request, tokenizer, splits)
 
 
@@ -203,12 +203,12 @@ def run(arguments) -> None:
 
     family = importlib.import_module(f"methods.{request['spec']['family']}")
     here = f"runs/{request['method']}/{request['task']}/{request['seed']}"
-    record = harness.run(
+    record = harness.execute(
         request,
         family,
         arguments.out or _work(catalogue) / here,
         data_path=arguments.data or _work(catalogue) / f"data/{request['task']}.safetensors",
-        base_path=arguments.base or _work(catalogue) / "base.safetensors",
+        base_path=arguments.base or _work(catalogue) / catalogue.base_file(request["task"]),
         ancestors=folders,
         checkpoint_steps=arguments.checkpoint_steps,
         checkpoint_seconds=arguments.checkpoint_seconds,
@@ -263,7 +263,8 @@ def predict(arguments) -> None:
 
     predictor = prediction.Predictor(arguments.model, arguments.base)
     if arguments.text:
-        print(prediction.page(*predictor([predictor.texts(arguments.text)])))
+        (answer,) = predictor([predictor.texts(arguments.text)])
+        print(prediction.page(answer, predictor.kind))
         return
     for line in predictor.lines(sys.stdin.buffer, arguments.batch):
         print(line, flush=True)

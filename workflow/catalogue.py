@@ -17,6 +17,9 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from methods.common import options
+from methods.common.errors import UserError
+from workflow import entries, stanzas
 from workflow.digests import LOADER, ROOT, digest, papers_read_by
 
 NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-9]*)")
@@ -36,10 +39,11 @@ CELL_SOURCES = ("report/__init__.py", "report/__main__.py", "report/evidence", "
 # Until the report stands in rooms: the files that make cells.
 CELL_SOURCES += ("report/cells.py", "report/outcomes.py", "report/statistics.py", "report/files.py")
 PAGE_SOURCES = ("report", "methods/common", "workflow/schemas/cell.schema.yaml")
+FINETUNED_SOURCES = ("methods/model/encoder.py", "methods/model/anatomy.py", "methods/tasks/finetuned.py")
+FINETUNED_SOURCES += ("methods/tasks/kinds",)
 
 # Keys that only the report reads. They come to cells by `about` and enter no request.
-SHOWN_OF_METHOD = ("title", "paper", "listed", "deviations")
-SHOWN_OF_TASK = ("title", "suite", "averaged")
+SHOWN_OF_METHOD = ("title", "paper", "listed", "deviations", "bits")
 DEEPEST = 50  # levels of a configuration file
 GENERATED_ROWS = 4000  # about as many as the demo's training sets have; used to estimate times only
 
@@ -58,30 +62,33 @@ class Catalogue:
     @functools.cached_property
     def teachers(self) -> set[str]:
         """The methods that teach another one: they are trained once per task, at `teacher_seed`."""
-        return {spec["ancestors"]["teacher"] for spec in self.methods.values() if spec.get("ancestors", {}).get("teacher")}
+        return {spec["ancestors"]["teacher"] for spec in self.methods.values() if "teacher" in spec["ancestors"]}
 
     @functools.cached_property
     def keep_latent(self) -> set[str]:
         """The quantized methods that another one starts from: it needs the weights that their model files round."""
-        starts = {spec["ancestors"]["init"] for spec in self.methods.values() if spec.get("ancestors", {}).get("init")}
-        return {name for name in starts if self.methods[name]["bits"]["weights"] < 32}
+        starts = {spec["ancestors"]["init"] for spec in self.methods.values() if "init" in spec["ancestors"]}
+        return {name for name in starts if any(True for _ in options.stanzas(self.values(name)))}
+
+    def values(self, method: str, task: str | None = None) -> dict:
+        """Return a method's recipe as values, those of a task where it has its own."""
+        return {key: stanzas.value_of(entry, task) for key, entry in self.methods[method]["recipe"].items()}
 
     def ancestors(self, method: str, task: str, seed: int) -> dict[str, tuple[str, str, int]]:
         """Return the runs that a run needs, by role: (method, task, seed) of each."""
-        roles = self.methods[method].get("ancestors", {})
         return {
             role: (name, task, self.config["teacher_seed"] if name in self.teachers else seed)
-            for role, name in sorted(roles.items())
+            for role, name in sorted(self.methods[method]["ancestors"].items())
         }
 
     def lineage(self, method: str) -> list[str]:
         """Return the methods that a method descends from, nearest first."""
-        parents = list(self.methods[method].get("ancestors", {}).values())
+        parents = list(self.methods[method]["ancestors"].values())
         return list(dict.fromkeys([*parents, *(above for name in parents for above in self.lineage(name))]))
 
     def is_search(self, method: str) -> bool:
         """Return whether a method's runs make an allocation for other runs, and no model."""
-        return self.methods[method].get("product") is not None
+        return self.methods[method]["product"] == "allocation"
 
     def cell_methods(self) -> list[str]:
         return [name for name in self.methods if not self.is_search(name)]
@@ -101,27 +108,30 @@ class Catalogue:
         common = {key: value for key, value in self.config["budget"].items() if key != "tasks"}
         found = common | self.config["budget"].get("tasks", {}).get(task, {})
         students = found.pop("student_epochs_scale", None)
-        if students and method and self.methods[method].get("ancestors", {}).get("init"):
+        if students and method and "init" in self.methods[method]["ancestors"]:
             found["epochs_scale"] = students
         return found
 
     def request(self, method: str, task: str, seed: int) -> dict:
         """Return the request of a run; a change of any of it is another run, a change of `scoring` only another score."""
-        spec = {key: value for key, value in self.methods[method].items() if key not in (*SHOWN_OF_METHOD, "ancestors")}
-        recipe = spec.pop("recipe")
-        spec["recipe"] = {key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()}
-        spec["sources"] = {key: entry["source"] for key, entry in recipe.items()}
+        elsewhere = ("ancestors", "product", *SHOWN_OF_METHOD)  # shown, or requested apart
+        spec = {key: value for key, value in self.methods[method].items() if key not in elsewhere}
+        spec["sources"] = {key: entry[-1] for key, entry in spec.pop("recipe").items()}
+        spec["recipe"] = self.values(method, task)
         ancestors = self.ancestors(method, task, seed)
         keys = ["preset", "padding", "precision", "threads", "compile", "ternary"]
         if ancestors:  # which of an ancestor's models is taken, and whether a weak one may teach, is nothing to the others
             keys += ["primary", "allow_weak_teacher"]
+        own = {"finetuned": True} if "finetuned" in self.tasks[task] and not ancestors else {}
         return {
+            **own,
             "method": method,
             "task": task,
             "seed": seed,
             "spec": spec,
             "budget": {**self.budget(task, method), "evaluate_every": self.evaluate_every(task)},
             "ancestors": ancestors,
+            "product": self.methods[method]["product"],
             "latent": self.config["primary"] if method in self.keep_latent else None,
             "code": digest(*RUN_SOURCES, *papers_read_by(spec["family"])),
             "scoring": digest(*SCORING_SOURCES),
@@ -130,11 +140,9 @@ class Catalogue:
 
     def steps(self, method: str, task: str) -> int:
         """Estimate the training steps of a run, to say how long the rest of the workflow takes and to order its runs."""
-        recipe = self.methods[method]["recipe"]
-        budget = self.budget(task, method)
+        value, budget = self.values(method, task), self.budget(task, method)
         rows = GENERATED_ROWS if self.is_generated(task) else self.tasks[task].get("rows", {}).get("train", GENERATED_ROWS)
         rows = min(rows, budget.get("train_rows") or rows)
-        value = {key: entry.get("tasks", {}).get(task, entry.get("value")) for key, entry in recipe.items()}
         epochs = sum(number for key, number in value.items() if key.startswith("epochs") and isinstance(number, int | float))
         batch = budget.get("batch_size") or value.get("batch_size") or 32
         return math.ceil(epochs * budget["epochs_scale"] * rows / batch)
@@ -160,13 +168,13 @@ class Catalogue:
                 "title": spec["title"],
                 "family": spec["family"],
                 "paper": spec["paper"],
-                "listed": spec.get("listed", True),
-                "deviations": spec.get("deviations", []),
+                "listed": spec["listed"],
+                "deviations": spec["deviations"],
             },
             "task": {
                 "title": entry["title"],
-                "suite": entry.get("suite"),
-                "averaged": entry.get("averaged", False),
+                "suite": entry["suite"],
+                "averaged": entry["averaged"],
                 "kind": entry["kind"],
             },
         }
@@ -183,7 +191,7 @@ class Catalogue:
         return found
 
     def is_generated(self, task: str) -> bool:
-        return self.config["data"]["source"] == "generated" and not self.tasks[task].get("files")
+        return self.config["data"]["source"] == "generated" and "files" not in self.tasks[task]
 
     def evaluate_every(self, task: str) -> int:
         return self.budget(task).get("evaluate_every") or self.tasks[task]["evaluate_every"]
@@ -191,22 +199,38 @@ class Catalogue:
     def request_data(self, task: str) -> dict:
         """Return the request of a task's data: its entry, the source of its rows and the length of its inputs."""
         budget, entry = self.budget(task), self.tasks[task]
-        lengths = [entry["max_length"], budget.get("max_length") or entry["max_length"]]
+        lengths = [length for length in (entry.get("max_length"), budget.get("max_length")) if length]
         sources = DATA_SOURCES
         sources += GENERATED_DATA_SOURCES if self.is_generated(task) else ()
-        sources += OWN_DATA_SOURCES if entry.get("files") else ()
-        elsewhere = ("evaluate_every", "finetuned", *SHOWN_OF_TASK)
+        sources += OWN_DATA_SOURCES if "files" in entry else ()
+        elsewhere = ("evaluate_every", "finetuned", *entries.SHOWN)
         return {
             "task": task,
             "entry": {key: value for key, value in entry.items() if key not in elsewhere},
+            "files": entries.digests(entries.files_of(entry)),
             "source": self.config["data"],
-            "max_length": min(lengths),
+            "max_length": min(lengths, default=None),  # None: the kind's own
             "train_rows": budget.get("train_rows"),
             "code": digest(*sources),
         }
 
-    def request_base(self) -> dict:
-        """Return the request of the base model; an imported one does not depend on how models are trained."""
+    def base_file(self, task: str) -> str:
+        """Return where a task's base model file is in the preset's results: the preset's, or the task's own."""
+        return f"base/{task}.safetensors" if "finetuned" in self.tasks[task] else "base.safetensors"
+
+    def request_base(self, task: str | None = None) -> dict:
+        """Return the request of the preset's base model, or with `task` of a task with a model of its own.
+
+        An imported model does not depend on how models are trained.
+        """
+        if task and "finetuned" in self.tasks[task]:
+            entry = self.tasks[task]
+            return {
+                "finetuned": entry["finetuned"],
+                "files": entries.digests(entries.model_files_of(entry)),
+                "task": {"name": task, "kind": entry["kind"], "labels": entry.get("labels", [])},
+                "code": digest(*FINETUNED_SOURCES),
+            }
         base = self.config["base"]
         sources = PRETRAINING_SOURCES if base["source"] == "generated" else IMPORT_SOURCES
         return {"base": base, "mirror": self.config["data"]["mirror"], "code": digest(*sources)}
@@ -216,7 +240,7 @@ class Catalogue:
         found = {}
         for task in self.config["tasks"]:
             entry = self.tasks[task]
-            if entry.get("files"):
+            if "files" in entry:
                 continue
             row = found.setdefault(entry["dataset"], {"kind": "dataset", "revision": entry["revision"], "configs": []})
             row["configs"].append(entry["config"])
@@ -245,7 +269,7 @@ class Catalogue:
         return f"Unknown method {name['method']!r} in {target!r}. {_choices(name['method'], self.cell_methods())}"
 
     def _used_by(self, method: str) -> str:
-        users = [name for name, spec in self.methods.items() if method in spec.get("ancestors", {}).values()]
+        users = [name for name, spec in self.methods.items() if method in spec["ancestors"].values()]
         return f"It is used by {', '.join(users)}." if users else "No method uses it."
 
 
@@ -263,10 +287,16 @@ def load(config: dict | None = None) -> Catalogue:
     below = read_yaml(ROOT / f"config/presets/{preset}.yaml")
     changes = difference(below, {key: value for key, value in config.items() if key != "preset"})
     config = merge(below, {**config, "preset": preset})
-    methods, tasks = read_yaml(ROOT / "config/methods.yaml"), read_yaml(ROOT / "config/tasks.yaml")
+    try:
+        methods = stanzas.read(ROOT / "config/methods", read_yaml)
+    except UserError as error:
+        raise ConfigError(str(error)) from None
+    tasks = read_yaml(ROOT / "config/tasks.yaml")
     check(config, "config", "configuration")
-    check(methods, "methods", "config/methods.yaml")
+    if line := entries.problem(tasks):
+        raise ConfigError(line)
     check(tasks, "tasks", "config/tasks.yaml")
+    tasks = entries.completed(tasks)
     _check_names(config, methods, tasks)
     return Catalogue(config, methods, tasks, changes)
 
@@ -381,29 +411,9 @@ def _check_names(config: dict, methods: dict, tasks: dict) -> None:
     for name in config["budget"].get("tasks", {}):
         if name not in tasks:
             raise ConfigError(f"configuration: budget.tasks: unknown task {name!r}. {_choices(name, tasks)}")
-    families = sorted(path.stem for path in (ROOT / "methods").glob("*.py") if "\ndef student(" in path.read_text("utf-8"))
-    for name, spec in methods.items():
-        if spec["family"] not in families:
-            raise ConfigError(
-                f"config/methods.yaml: {name}.family: there is no methods/{spec['family']}.py with a function `student`. "
-                f"{_choices(spec['family'], families)}"
-            )
-        for role, ancestor in spec.get("ancestors", {}).items():
-            if ancestor not in methods:
-                raise ConfigError(f"config/methods.yaml: {name}.ancestors.{role}: {_choices(ancestor, methods)}")
     for name in config["methods"]:
-        if methods[name].get("product"):
+        if methods[name]["product"] == "allocation":
             raise ConfigError(f"configuration: methods: {name} is a search and has no cell: list the methods that use it.")
-    for name in methods:
-        _check_acyclic([name], methods)
-
-
-def _check_acyclic(line: list[str], methods: dict) -> None:
-    """Raise one line where a method descends from itself through any role."""
-    for name in sorted(set(methods[line[-1]].get("ancestors", {}).values())):
-        if name in line:
-            raise ConfigError(f"config/methods.yaml: {' -> '.join([*line, name])}: a method cannot descend from itself.")
-        _check_acyclic([*line, name], methods)
 
 
 def _choices(wrong: str, known) -> str:

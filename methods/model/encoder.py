@@ -1,20 +1,17 @@
-"""The models: stock Hugging Face BERT with a head for the task, from a base file or from an earlier run."""
+"""Encoders: a stock model of transformers with a head for the task, built from a base file or from a description."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from transformers.models.bert.configuration_bert import BertConfig
-from transformers.models.bert.modeling_bert import BertForQuestionAnswering, BertForSequenceClassification
 
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, sha256_file, write_sealed
 from methods.kernel.layers import Dropout
-
-HEADS = ("classifier.", "qa_outputs.")  # parameters that belong to the task and to no pretrained model
+from methods.model.anatomy import ANATOMIES
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,10 @@ def read_base(path: Path) -> tuple[Base, str]:
 def import_base(folder: Path, source: dict) -> Base:
     """A base model from the plain files of a hub repository, whatever prefix or old names its weights carry."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "bert":
+    if config.get("model_type") not in ANATOMIES:
         raise UserError(
-            f"{folder}/config.json describes a {config.get('model_type')!r} model: only BERT models can be used."
+            f"{folder}/config.json describes a {config.get('model_type')!r} model, which cannot be used. "
+            f"There are: {', '.join(ANATOMIES)}."
         )
     path = folder / "model.safetensors"
     if not path.is_file():
@@ -57,11 +55,11 @@ def import_base(folder: Path, source: dict) -> Base:
 
     weights = {}
     for name, tensor in load_file(path).items():
-        name = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
+        name = name.removeprefix(f"{config['model_type']}.").replace(".gamma", ".weight").replace(".beta", ".bias")
         weights[name] = tensor.float().numpy()
-    expected = bert(BertConfig(**known(config)), "classification", 2).bert.state_dict()
+    expected = build(known(config), "sequence", 2).base_model.state_dict()
     if missing := [name for name in expected if name not in weights]:
-        raise UserError(f"{path} lacks {missing[0]!r}: a base model needs the whole of BERT, pooler included.")
+        raise UserError(f"{path} lacks {missing[0]!r}: a base model needs the whole encoder, with a pooler where it has one.")
     kept = {name: weights[name] for name in expected}
     return Base(kept, known(config), _tokenizer_json(folder, config), {**source, "sha256": sha256_file(path)})
 
@@ -69,8 +67,8 @@ def import_base(folder: Path, source: dict) -> Base:
 def known(config: dict) -> dict:
     """The architecture alone: no paths, versions or heads of whoever saved it."""
     keys = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
-        "attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps pad_token_id"
+        "model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps pad_token_id"
     )
     return {key: config[key] for key in keys.split() if key in config}
 
@@ -100,32 +98,49 @@ def wordpiece(vocabulary: list[str]) -> str:
     return tokenizer.to_str()
 
 
-def bert(config: BertConfig, kind: str, labels: int) -> nn.Module:
-    """A stock BERT for a kind of task, freshly initialised from torch's random state; only its dropout is cheaper."""
-    if kind != "span":
-        config.num_labels = max(labels, 1)
-    model = (BertForQuestionAnswering if kind == "span" else BertForSequenceClassification)(config)
+def build(config: dict, head: str, outputs: int) -> nn.Module:
+    """Return a stock encoder of transformers under a head, freshly initialised from torch's random state.
+
+    Only its dropout is cheaper. `model.record` holds what the model is and which edits were made to it.
+    """
+    anatomy = ANATOMIES[config.get("model_type", "bert")]
+    settings = anatomy.config_class()(**{key: value for key, value in config.items() if key != "model_type"})
+    settings.num_labels = max(outputs, 1)
+    model = anatomy.model_class(head)(settings)
     for parent in list(model.modules()):
         for name, module in parent.named_children():
             if type(module) is nn.Dropout:
                 setattr(parent, name, Dropout(module.p))
+    model.record = Record(known(config), head, outputs)
     return model
 
 
-def from_base(base: Base, kind: str, labels: int, seed: int) -> nn.Module:
-    """The pretrained encoder under a new head; the head depends on the run's seed."""
+@dataclass
+class Record:
+    """What a model is beside its tensors: the stock encoder it was made from, its head, and the edits made since."""
+
+    config: dict
+    head: str
+    outputs: int
+    edits: list[dict] = field(default_factory=list)
+
+
+def from_base(base: Base, head: str, outputs: int, seed: int) -> nn.Module:
+    """Return the pretrained encoder under a new head, which depends on the run's seed."""
     torch.manual_seed(seed)
-    model = bert(BertConfig(**base.config), kind, labels)
-    weights = {f"bert.{name}": torch.from_numpy(array.copy()) for name, array in base.weights.items()}
+    model = build(base.config, head, outputs)
+    anatomy = ANATOMIES[base.config.get("model_type", "bert")]
+    prefix = model.base_model_prefix
+    weights = {f"{prefix}.{name}": torch.from_numpy(array.copy()) for name, array in base.weights.items()}
     expected = model.state_dict().keys()
     model.load_state_dict({name: tensor for name, tensor in weights.items() if name in expected}, strict=False)
-    if missing := [name for name in expected if name not in weights and not name.startswith(HEADS)]:
+    if missing := [name for name in expected if name not in weights and not anatomy.is_head(name)]:
         raise UserError(f"The base model lacks {missing[0]!r}: make it again.")
     return model
 
 
 def logits(output) -> tuple[torch.Tensor, ...]:
-    """What a task's head says: (B, labels) once, or (B, S) twice for spans."""
+    """Return a head's scores: (B, labels) once, or (B, S) twice for spans."""
     if hasattr(output, "start_logits"):
         return output.start_logits, output.end_logits
     return (output.logits,)

@@ -20,9 +20,28 @@ rule base:
         ": > {log:q}; python -m methods base --request {params.request:q} --out {output:q} 2>> {log:q} | tee -a {log:q}"
 
 
+rule base_of_task:
+    # The encoder, head and tokenizer of a task's own fine-tuned model.
+    input:
+        own_model,
+    output:
+        ensure("<work>/base/{task}.safetensors", non_empty=True),
+    log:
+        "<work>/logs/base/{task}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        request=lambda wildcards: catalogues.dump(CATALOGUE.request_base(wildcards.task)),
+    message:
+        "Base model of {wildcards.task}"
+    shell:
+        ": > {log:q}; python -m methods base --request {params.request:q} --out {output:q} 2>> {log:q} | tee -a {log:q}"
+
+
 rule data:
     input:
-        base=rules.base.output[0],
+        own_rows,
+        base=base_of,
     output:
         ensure("<work>/data/{task}.safetensors", non_empty=True),
     log:
@@ -41,7 +60,7 @@ rule data:
 
 rule run:
     input:
-        base=rules.base.output[0],
+        base=base_of,
         data=rules.data.output[0],
         ancestors=ancestors,
     output:
