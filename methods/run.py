@@ -22,7 +22,7 @@ from methods.common import files, interrupt, provenance
 from methods.common.errors import UserError
 from methods.kernel import fusing, products
 from methods.model import artifact
-from methods.model.edits import quantization_error
+from methods.model.edits import edits, quantization_error
 from methods.model.encoder import from_base, read_base
 from methods.tasks import data
 from methods.training import compiling, trainer
@@ -128,6 +128,7 @@ def _run(request, family, out, data_path, base_path, ancestors, accelerator, pre
             print(f"{title}: {text}", file=sys.stderr)
 
     task, (base, base_sha) = data.load(data_path), read_base(base_path)
+    _check_base(task, base, data_path, base_path)
     found = {role: ancestor(folder, request["primary"]) for role, folder in ancestors.items()}
     record = _frame(request, task, base, base_sha, found, precision, accelerator)
     record["events"] += [note] if note else []
@@ -157,7 +158,8 @@ def _run(request, family, out, data_path, base_path, ancestors, accelerator, pre
     start.to(accelerator.device)
     sample = trainer.sample(task.train, batch_size=SAMPLE_BATCH, seed=request["seed"], **inputs)
     student = family.student(start, request["spec"], sample)
-    stages = family.stages(request["spec"], request["budget"])
+    scored_only = request.get("finetuned") and not edits(student)  # the user's own model: it is trained already
+    stages = [] if scored_only else family.stages(request["spec"], request["budget"])
     compiled, note = compiling.compiles(request["compile"], student, stages, task.train, accelerator.device.type)
     record["ran_on"]["compiled"] = compiled
     record["events"] += [note] if note else []
@@ -271,6 +273,20 @@ def _finished(out: Path, identity: str) -> dict | None:
         if done["identity"] == identity and whole and (out / "machine.json").is_file():
             return done
     return None
+
+
+def _check_base(task, base, data_path: Path, base_path: Path) -> None:
+    """Raise one line for data that another tokenizer made, or that are longer than the model reads."""
+    if task.meta["tokenizer"] != files.sha256(base.tokenizer.encode()):
+        raise UserError(
+            f"{data_path} was made with another tokenizer than that of {base_path}: make the data again with "
+            f"`python -m methods data {task.meta['task']} --base {base_path} --out {data_path}`."
+        )
+    if task.meta["max_length"] > base.config["max_position_embeddings"]:
+        raise UserError(
+            f"{data_path} has inputs of {task.meta['max_length']} tokens, but the model of {base_path} reads "
+            f"{base.config['max_position_embeddings']}: lower the task's max_length, or budget.max_length."
+        )
 
 
 def _check_teacher(teacher: Ancestor | None, request: dict) -> None:
