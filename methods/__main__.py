@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--request", type=json.loads, help="the whole request as JSON instead (what the workflow passes)")
         return sub
 
-    sub = step(base, "base", "make the base model file")
+    sub = step(base, "base", "make the base model file of the preset, or of a task with a model of its own")
+    sub.add_argument("task", nargs="?")
     sub.add_argument("--out", type=Path)
     sub = step(data, "data", "make a task's tokenised data file")
     sub.add_argument("task", nargs="?")
@@ -110,11 +111,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def base(arguments) -> None:
-    catalogue = None if arguments.request else _catalogue(arguments)
+    catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
     from methods.tasks.base import make
 
-    out = arguments.out or _work(catalogue) / "base.safetensors"
-    make(out, arguments.request or catalogue.request_base())
+    name = catalogue.base_file(arguments.task) if catalogue and arguments.task else "base.safetensors"
+    make(arguments.out or _work(catalogue) / name, arguments.request or catalogue.request_base(arguments.task))
 
 
 def data(arguments) -> None:
@@ -123,7 +124,7 @@ def data(arguments) -> None:
     from methods.tasks import encode, sources
 
     splits = sources.rows(request)
-    tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / "base.safetensors")
+    tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / catalogue.base_file(request["task"]))
     encode.write_task(arguments.out or _work(catalogue) / f"data/{request['task']}.safetensors", request, tokenizer, splits)
 
 
@@ -149,7 +150,7 @@ def run(arguments) -> None:
             family,
             arguments.out or _work(catalogue) / here,
             data_path=arguments.data or _work(catalogue) / f"data/{request['task']}.safetensors",
-            base_path=arguments.base or _work(catalogue) / "base.safetensors",
+            base_path=arguments.base or _work(catalogue) / catalogue.base_file(request["task"]),
             ancestors=folders,
             checkpoint_steps=arguments.checkpoint_steps,
             checkpoint_seconds=arguments.checkpoint_seconds,
