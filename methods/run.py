@@ -73,7 +73,7 @@ class Run:
         self.recipe = paper.Recipe(**request["spec"]["recipe"])
         self.task, (self.base, base_sha) = data.load(data_path), read_base(base_path)
         self.ancestors = {role: Ancestor.read(folder, request["primary"]) for role, folder in ancestors.items()}
-        self._check_inputs(base_path)
+        self._check_inputs(data_path, base_path)
         self.record = self._frame(base_sha, precision)
         self.identity = self._identity()
         self.started = time.monotonic()
@@ -114,6 +114,8 @@ class Run:
         )
         start = self._start().to(self.device.device)
         student = self.paper.student(start, self.recipe, context)
+        if self.request.get("finetuned") and not student.record.edits:
+            return student, [], context  # the user's own model, which is trained already
         return student, self.paper.stages(student, self.recipe, context), context
 
     def train(self, student: nn.Module, stages: list[Stage]) -> Fit:
@@ -219,18 +221,19 @@ class Run:
         outputs = {name: trainer.predict(model, loader, self.device, exact) for name, loader in loaders.items()}
         return self.task.predictions(outputs)
 
-    def _check_inputs(self, base_path: Path) -> None:
+    def _check_inputs(self, data_path: Path, base_path: Path) -> None:
+        """Raise one line for data that another tokenizer made, or that are longer than the model reads."""
         meta, config = self.task.meta, self.base.config
         if meta["tokenizer"] != files.sha256(self.base.tokenizer.encode()):
             raise UserError(
-                f"The data of {meta['task']} were made with another tokenizer than that of {base_path}: delete the data file "
-                "and run the same command again."
+                f"{data_path} was made with another tokenizer than that of {base_path}: make the data again with "
+                f"`python -m methods data {meta['task']} --base {base_path} --out {data_path}`."
             )
         longest = config["max_position_embeddings"] - ANATOMIES[config.get("model_type", "bert")].skipped
         if meta["max_length"] > longest:
             raise UserError(
-                f"{meta['task']} has inputs of {meta['max_length']} tokens, and the base model reads {longest}: set "
-                f"budget.max_length to {longest} or less."
+                f"{data_path} has inputs of {meta['max_length']} tokens, but the model of {base_path} reads {longest}: lower "
+                "the task's max_length, or budget.max_length."
             )
 
     def _check_teacher(self) -> None:

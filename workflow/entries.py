@@ -53,9 +53,9 @@ def _wrong_value(name: str, entry: dict) -> str | None:
         if not isinstance(label, str):
             return f"{name}.labels: {label!r} is no text: write every label in quotes, such as 'yes' or '1'."
     bounds = entry.get("range")
-    if isinstance(bounds, list) and len(bounds) == 2 and all(isinstance(bound, int | float) for bound in bounds):
-        if not bounds[0] < bounds[1]:
-            return f"{name}.range: {bounds} is empty: write the lower bound first."
+    numbers = isinstance(bounds, list) and len(bounds) == 2 and all(isinstance(bound, int | float) for bound in bounds)
+    if numbers and not bounds[0] < bounds[1]:
+        return f"{name}.range: {bounds} is empty: write the lower bound first."
     return None
 
 

@@ -15,7 +15,7 @@ from methods.common import interrupt
 from methods.common.files import canonical, lock, sha256
 from methods.model.anatomy import anatomy, layers
 from methods.model.encoder import Base, build, import_base, wordpiece, write_base
-from methods.tasks import demo, hub, losses
+from methods.tasks import demo, finetuned, hub, losses
 from methods.tasks.data import Split, pack
 from methods.training.checkpoints import Checkpoints
 from methods.training.device import open_device
@@ -36,6 +36,9 @@ AS_MASK, AS_OTHER = 0.6, 0.2
 
 
 def make(out: Path, request: dict) -> None:
+    if "finetuned" in request:
+        write_base(out, finetuned.load(Path(request["finetuned"]), request["task"]))
+        return
     base = request["base"]
     if base["source"] == "generated":
         write_base(out, pretrain(base, out, sha256(canonical(request).encode())))
