@@ -122,7 +122,7 @@ class Catalogue:
             "entry": {key: value for key, value in self.tasks[task].items() if key not in unread},
             "files": entries.digests(entries.files_of(self.tasks[task])),
             "source": self.config["data"],
-            "max_length": min(lengths, default=None),  # None: the kind's own
+            "max_length": min(lengths, default=None),  # an upper bound: a kind has its own length too
             "train_rows": budget.get("train_rows"),
             "code": digest("methods/tasks", "methods/tasks/data.py", "methods/common/files.py"),
         }
