@@ -1,4 +1,4 @@
-"""What each model answered to each example, small enough to stand in a cell: paired tests need nothing else.
+"""Outcomes: every model's prediction for every example, packed small enough for a cell. Paired tests need nothing else.
 
 A run's predictions.npz holds logits, values or answer texts. A cell keeps labels as one byte, values and scores as four,
 deflated: fifteen bits an example at most, and mostly less than two. Only the first dev split is kept, whose metric counts.
@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from report.files import ReportError
+from methods.common.errors import UserError
 
 TYPES = {"labels": np.dtype("u1"), "values": np.dtype("<f4"), "scores": np.dtype("<f4")}
-TOLERANCE = 0.01  # points that a metric worked out from four-byte numbers may be off
+TOLERANCE = 0.01  # points by which a metric may be off when it is computed from four-byte numbers
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """The examples of a split and what every seed's model said: labels, values, or the score of each answer."""
+    """The examples of a split and every seed's predictions: labels, values, or the score of each answer."""
 
     kind: str
     key: str  # equal keys are the same examples in the same order, so that they can be paired
@@ -34,16 +34,16 @@ class Outcomes:
 
 
 def pack(runs: dict[int, Path], protocols: tuple[str, ...], metric: str) -> dict | None:
-    """The outcomes of all runs, {seed: predictions.npz}, as JSON; None where there is nothing to pair."""
-    found = {seed: _read(path, protocols, metric) for seed, path in runs.items()}
-    if not found or any(outcome is None for outcome in found.values()):
+    """Return the outcomes of all runs, {seed: predictions.npz}, as JSON; None where there is nothing to pair."""
+    outcomes = {seed: _read(path, protocols, metric) for seed, path in runs.items()}
+    if not outcomes or any(outcome is None for outcome in outcomes.values()):
         return None
-    kinds, keys = ({outcome[place] for outcome in found.values()} for place in (0, 1))
+    kinds, keys = ({outcome[place] for outcome in outcomes.values()} for place in (0, 1))
     if len(kinds) > 1 or len(keys) > 1:
         names = ", ".join(str(path) for path in runs.values())
-        raise ReportError(f"{names} do not hold predictions for the same examples; let snakemake make the runs again")
-    first = next(iter(found.values()))
-    predictions = {protocol: {seed: outcome[3][protocol] for seed, outcome in found.items()} for protocol in protocols}
+        raise UserError(f"{names} do not hold predictions for the same examples: make the runs again with Snakemake.")
+    first = next(iter(outcomes.values()))
+    predictions = {protocol: {seed: outcome[3][protocol] for seed, outcome in outcomes.items()} for protocol in protocols}
     return to_json(Outcomes(*first[:3], predictions))
 
 
@@ -74,7 +74,7 @@ def unpack(packed: dict) -> Outcomes:
 
 
 def _read(path: Path, protocols: tuple[str, ...], metric: str):
-    """(kind, key, references, {protocol: predictions}) of one run; None where its file says too little for a test."""
+    """Return (kind, key, references, {protocol: predictions}) of one run; None where its file holds too little for a test."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             splits = sorted(name.removeprefix("labels.") for name in arrays if name.startswith("labels."))
@@ -86,14 +86,14 @@ def _read(path: Path, protocols: tuple[str, ...], metric: str):
                     return "labels", digest(references), references, labels
                 return "values", digest(references.astype("<f4")), references, answers
             scored = sorted(name for name in arrays if name.startswith(f"{protocols[0]}.") and name.endswith(f".{metric}"))
-            if scored:  # questions with several right answers: the run has scored each answer itself
+            if scored:  # questions with several right answers: the run scored each answer
                 split = scored[0].split(".")[1]
                 ids = arrays[f"{protocols[0]}.{split}.ids"]
                 return "scores", digest(ids), None, {name: arrays[f"{name}.{split}.{metric}"] for name in protocols}
             return None
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split())
-        raise ReportError(f"{path} is not readable as predictions ({reason}); let snakemake make the run again") from None
+        raise UserError(f"{path} is not readable as predictions ({reason}): make the run again with Snakemake.") from None
 
 
 def digest(array: np.ndarray) -> str:

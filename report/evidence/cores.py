@@ -1,4 +1,4 @@
-"""Work shared out over the cores by forked processes. They inherit everything, so that nothing has to be sent to them."""
+"""Parallel map by forked processes, which inherit all data, so that none has to be sent to them."""
 
 import os
 import sys
@@ -7,13 +7,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
-from report.files import ReportError
+from methods.common.errors import UserError
 
-_shared: tuple[Callable, Sequence] | None = None  # what the forked processes work on, and on what
+_shared: tuple[Callable, Sequence] | None = None  # function and items that the forked processes inherit
 
 
 def on_all_cores(work: Callable, items: Sequence) -> Iterator:
-    """`map(work, items)`; by one process where another system forks unsafely, and within one that was forked here."""
+    """Yield `map(work, items)`, by one process where forking is unsafe and within a process that was forked here."""
     global _shared
     workers = min(len(os.sched_getaffinity(0)), len(items)) if sys.platform == "linux" else 1
     if workers < 2 or _shared:
@@ -24,7 +24,7 @@ def on_all_cores(work: Callable, items: Sequence) -> Iterator:
         with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
             yield from pool.map(_do, range(len(items)))
     except BrokenProcessPool:
-        raise ReportError("a process of the report was killed, as for want of memory; free some and try again") from None
+        raise UserError("A process of the report was killed, perhaps for lack of memory: free some and try again.") from None
     finally:
         _shared = None
 

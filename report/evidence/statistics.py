@@ -1,4 +1,4 @@
-"""How sure a number is: estimates with intervals, paired tests, and correction for looking many times.
+"""Uncertainty of a number: estimates with intervals, paired tests, and correction for many tests.
 
 A score varies for two reasons: another seed trains another model, and another dev set holds other examples. Seeds are few
 and are all scored on the same examples, so resampling them naively gives intervals that are too narrow. Both sources are
@@ -15,26 +15,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 1000
 CHUNK = 64  # resamples whose ranks are worked out together: their matrices stay in the processor's cache
 
 
-# What a cell says of one metric
+# Summary of one metric over seeds
 
 
 def summarise(values: list[float], n_diverged: int) -> dict:
-    """Mean, deviation and Student's interval of the seeds that did not diverge; null where unknown.
+    """Return mean, deviation and Student's interval of the seeds that did not diverge; null where unknown.
 
-    Seeds that score alike, as where nothing is trained, tell as little about chance as a single one.
+    Seeds with equal scores, as where nothing is trained, tell as little about chance as a single one.
     """
     n = len(values)
     mean = statistics.fmean(values) if n else None
     sd = statistics.stdev(values) if n > 1 else None
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n) if sd else None
+    half = student_quantile(0.975, n - 1) * sd / math.sqrt(n) if sd else None
     notes = {0: "every seed diverged: no mean", 1: "one seed: no deviation and no interval"}
-    alike = "all seeds score alike: no interval" if sd == 0 else None
+    alike = "all seeds score the same: no interval" if sd == 0 else None
     return {
         "mean": mean,
         "sd": sd,
@@ -49,7 +48,7 @@ def summarise(values: list[float], n_diverged: int) -> dict:
 
 
 def draws(examples: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each example occurs in each bootstrap sample: (resamples, examples), every row adding up to `examples`."""
+    """Return the counts of each example in each bootstrap sample: (resamples, examples), every row adds up to `examples`."""
     random = np.random.default_rng([seed, examples])
     weights = np.empty((resamples, examples), np.float32)
     for row in weights:
@@ -58,9 +57,9 @@ def draws(examples: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarra
 
 
 def replicates(metric: str, weights: np.ndarray, references: np.ndarray | None, predictions: np.ndarray) -> np.ndarray:
-    """The metric, in percent, of each model in each resample: (resamples, models) from (models, examples).
+    """Return the metric, in percent, of each model in each resample: (resamples, models) from (models, examples).
 
-    Where nothing but a mean over examples is needed, `references` is None and `predictions` are the examples' own scores.
+    `references` is None where `predictions` are scores of examples, whose mean is the metric.
     """
     if references is None:
         return 100 * _means(weights, predictions)
@@ -80,10 +79,10 @@ def _matthews(weights: np.ndarray, references: np.ndarray, predictions: np.ndarr
     correct = _accuracy(weights, references, predictions)
     chance, predicted, true = (np.zeros_like(correct) for _ in range(3))
     for label in np.union1d(references, predictions):
-        said, is_so = _means(weights, predictions == label), _means(weights, (references == label)[None])
-        chance += said * is_so
-        predicted += said**2
-        true += is_so**2
+        share, true_share = _means(weights, predictions == label), _means(weights, (references == label)[None])
+        chance += share * true_share
+        predicted += share**2
+        true += true_share**2
     return _ratio(correct - chance, np.sqrt(np.clip(1 - predicted, 0, None) * np.clip(1 - true, 0, None)))
 
 
@@ -101,7 +100,7 @@ def _pearson(weights: np.ndarray, references: np.ndarray, predictions: np.ndarra
 def _spearman(weights: np.ndarray, references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     """Rank correlation, equal values sharing their mean rank; 0 where either side is constant."""
     orders = [_Ranking(values) for values in (references, *predictions)]
-    found = np.empty((len(weights), len(predictions)), np.float64)
+    correlations = np.empty((len(weights), len(predictions)), np.float64)
     for start in range(0, len(weights), CHUNK):
         chunk = weights[start : start + CHUNK]
         expected, *ranked = (ranking.centred(chunk) for ranking in orders)
@@ -110,8 +109,8 @@ def _spearman(weights: np.ndarray, references: np.ndarray, predictions: np.ndarr
         for model, ranks in enumerate(ranked):
             own = np.einsum("be,be,be->b", chunk, ranks, ranks)
             shared = np.einsum("be,be->b", weighted, ranks)
-            found[start : start + CHUNK, model] = _ratio(shared, np.sqrt(spread * own))
-    return found
+            correlations[start : start + CHUNK, model] = _ratio(shared, np.sqrt(spread * own))
+    return correlations
 
 
 class _Ranking:
@@ -123,7 +122,7 @@ class _Ranking:
         self.starts = np.flatnonzero(np.diff(self.place[self.order], prepend=-1))
 
     def centred(self, weights: np.ndarray) -> np.ndarray:
-        """Mean rank of each example in each resample, less the mean of all ranks."""
+        """Return the mean rank of each example in each resample, less the mean of all ranks."""
         here = np.add.reduceat(weights[:, self.order], self.starts, axis=1)
         ranks = np.cumsum(here, axis=1) - here / 2
         return ranks[:, self.place] - np.float32(weights.shape[1] / 2)
@@ -149,7 +148,7 @@ class Estimate:
     basis: str  # what was allowed to vary: "seeds", "examples", or "examples and seeds"
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        half = float(stats.t.ppf((1 + level) / 2, self.freedom)) * math.sqrt(self.variance)
+        half = student_quantile((1 + level) / 2, self.freedom) * math.sqrt(self.variance)
         return self.value - half, self.value + half
 
     @property
@@ -157,13 +156,13 @@ class Estimate:
         """Two-sided probability of so large a value where the true one is zero."""
         if self.variance == 0:
             return 1.0 if self.value == 0 else 0.0
-        return float(2 * stats.t.sf(abs(self.value) / math.sqrt(self.variance), self.freedom))
+        return 2 * student_tail(abs(self.value) / math.sqrt(self.variance), self.freedom)
 
 
 def estimate(scores: np.ndarray, resampled: np.ndarray | None) -> Estimate | None:
-    """Mean over seeds of `scores` (or of differences), with `resampled` (resamples, seeds) telling the examples' share.
+    """Return the mean over seeds of `scores` (or of differences); `resampled` (resamples, seeds) gives the examples' share.
 
-    Without resamples only seeds vary; one seed, or seeds that score alike, then say nothing about their error: None.
+    Without resamples only seeds vary. One seed, or seeds with equal scores, then tell nothing about the error: None.
     """
     scores = np.asarray(scores, np.float64)
     seeds, value = len(scores), float(np.mean(scores))
@@ -183,7 +182,7 @@ def estimate(scores: np.ndarray, resampled: np.ndarray | None) -> Estimate | Non
 
 
 def mean(estimates: Iterable[Estimate]) -> Estimate:
-    """The mean of independent estimates, those of different tasks, with Welch's and Satterthwaite's degrees of freedom."""
+    """Return the mean of independent estimates (different tasks) with Welch's and Satterthwaite's degrees of freedom."""
     parts = list(estimates)
     total = sum(part.variance for part in parts)
     known = sum(part.variance**2 / part.freedom for part in parts)
@@ -192,21 +191,35 @@ def mean(estimates: Iterable[Estimate]) -> Estimate:
         value=statistics.fmean(part.value for part in parts),
         variance=total / len(parts) ** 2,
         freedom=total**2 / known if known else math.inf,
-        basis=bases.pop() if len(bases) == 1 else "examples and seeds, where there are several and predictions were kept",
+        basis=bases.pop() if len(bases) == 1 else "examples and, where there are several, seeds",
     )
 
 
-# Tests
+# Tests. scipy's `stats` takes 0.4 s to import, and most cells need no quantile: `special` alone is imported, where needed.
+
+
+def student_quantile(probability: float, freedom: float) -> float:
+    from scipy import special
+
+    return float(special.ndtri(probability) if math.isinf(freedom) else special.stdtrit(freedom, probability))
+
+
+def student_tail(value: float, freedom: float) -> float:
+    """Return the probability that Student's t exceeds `value`."""
+    from scipy import special
+
+    return float(special.ndtr(-value) if math.isinf(freedom) else special.stdtr(freedom, -value))
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """McNemar's exact test: how likely so uneven a split of the examples that only one of two models gets right."""
-    discordant = first_only + second_only
-    return float(stats.binomtest(first_only, discordant).pvalue) if discordant else 1.0
+    """Return the p of McNemar's exact test, from the counts of examples that only one of two models gets right."""
+    from scipy import special
+
+    return min(1.0, 2 * float(special.bdtr(min(first_only, second_only), first_only + second_only, 0.5)))
 
 
 def holm(values: Iterable[float]) -> list[float]:
-    """Probabilities corrected for their number by Holm (1979): the smallest n-fold, the next (n - 1)-fold, and so on."""
+    """Return probabilities corrected by Holm (1979): the smallest is multiplied by n, the next by n - 1, and so on."""
     values = np.asarray(list(values), np.float64)
     order = np.argsort(values, kind="stable")
     stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
