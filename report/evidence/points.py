@@ -1,27 +1,16 @@
-"""What the plots show, for paper and page alike: each method as a point of cost and quality, and who is on the front."""
+"""The data of plots, for figures and page alike: methods as points of cost and quality, and drops by bits."""
 
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from report.board import Board
-from report.wording import CONVENTIONS, task_title
-
-# Colour and shape belong to a family; families that are not named here share the last.
-FAMILIES = {
-    "fp32": "Full precision",
-    "ptq": "Post-training",
-    "ternarybert": "TernaryBERT",
-    "binarybert": "BinaryBERT",
-    "kdlsq": "KDLSQ-BERT",
-    "ladabert": "LadaBERT",
-}
-OTHER = "Other"
-FAMILY_TITLES = [*FAMILIES.values(), OTHER]
+from report.evidence.board import Board, Family
+from report.evidence.comparison import Evidence
+from report.wording import CONVENTIONS
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One way to count what a model costs."""
+    """One way to count the cost of a model."""
 
     name: str
     label: str
@@ -31,7 +20,7 @@ class Axis:
 AXES = {
     **{name: Axis(name, f"Model size, {words}", "MiB") for name, words in CONVENTIONS.items()},
     "latency": Axis("latency", "Time of one prediction", "ms"),
-    "memory": Axis("memory", "Peak memory of predicting", "MiB"),
+    "memory": Axis("memory", "Peak memory of one prediction", "MiB"),
 }
 
 
@@ -41,7 +30,7 @@ class Point:
 
     method: str
     title: str
-    family: int  # number of the colour and shape
+    family: Family
     x: float
     y: float
     interval: tuple[float, float] | None
@@ -53,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Cloud:
-    """All points of one plot, from the smallest on, and the methods that have none with the word for why."""
+    """All points of one plot, from the smallest on, and the methods without a point, each with the reason."""
 
     title: str
     quality: str
@@ -62,15 +51,9 @@ class Cloud:
     absent: list[tuple[str, str]]
 
 
-def family(board: Board, method: str) -> int:
-    spec = board.of_method(method)[0]["request"]["spec"]
-    names = list(FAMILIES)
-    return names.index(spec.get("family")) if spec.get("family") in names else len(names)
-
-
 def cost(board: Board, method: str, tasks: list[str], axis: str) -> tuple[float, bool] | str:
-    """(cost, whether it is simulated) of the method, the largest of the tasks; or the word for why there is none."""
-    measured = [board.at[method, task]["measured"] for task in tasks if (method, task) in board.at]
+    """Return the method's largest cost on the tasks and whether it is simulated, or the reason why there is none."""
+    measured = [cell["measured"] for task in tasks if (cell := board.cell(method, task))]
     if axis in CONVENTIONS:
         sizes = [of["size"][axis]["bytes"] for of in measured if of["size"]]
         return (max(sizes) / 2**20, False) if sizes else "none"
@@ -81,12 +64,11 @@ def cost(board: Board, method: str, tasks: list[str], axis: str) -> tuple[float,
     if times:
         slowest = max(times, key=lambda time: time["milliseconds"])
         return slowest["milliseconds"], slowest["simulated"]
-    words = {of["latency"] for of in measured}
-    return "simulated" if "simulated" in words else "not measured"
+    return "simulated" if any(of["latency"] == "simulated" for of in measured) else "not measured"
 
 
 def axes(board: Board) -> list[Axis]:
-    """The axes for which at least one method has a number."""
+    """Return the axes for which at least one method has a number."""
     return [
         axis
         for name, axis in AXES.items()
@@ -94,47 +76,46 @@ def axes(board: Board) -> list[Axis]:
     ]
 
 
-def cloud(board: Board, tasks: list[str], axis: Axis, protocol: str) -> Cloud:
-    """Quality against cost on one task, or on the average of several for the methods that have them all."""
-    points, absent = [], []
+def cloud(evidence: Evidence, tasks: list[str], axis: Axis) -> Cloud:
+    """Return quality against cost on one task, or on the average of several for the methods that have them all."""
+    board, points, absent = evidence.board, [], []
     for method in board.methods:
-        found = _quality(board, method, tasks, protocol)
+        quality = _quality(evidence, method, tasks)
         price = cost(board, method, tasks, axis.name)
-        if isinstance(found, str) or isinstance(price, str):
-            absent.append((board.title(method), found if isinstance(found, str) else price))
+        if isinstance(quality, str) or isinstance(price, str):
+            absent.append((board.title(method), quality if isinstance(quality, str) else price))
             continue
-        y, estimate = found
+        mean, interval = quality
         points.append(
             Point(
                 method=method,
                 title=board.title(method),
-                family=family(board, method),
+                family=board.family(method),
                 x=price[0],
-                y=y,
-                interval=estimate.interval() if estimate else None,
+                y=mean,
+                interval=interval,
                 simulated=price[1],
-                diverged=board.n_diverged(method, tasks)[0],
+                diverged=evidence.diverged(method, tasks)[0],
                 comparable=all(board.comparable(method, task) for task in tasks),
             )
         )
     points.sort(key=lambda point: (point.x, -point.y, point.method))
-    title = task_title(tasks[0]) if len(tasks) == 1 else f"Average of {len(tasks)} tasks"
+    title = board.task_title(tasks[0]) if len(tasks) == 1 else f"Average of {len(tasks)} {board.suite(tasks[0]).title} tasks"
     return Cloud(title, "Mean score" if len(tasks) > 1 else title, axis, _with_front(points), absent)
 
 
-def _quality(board: Board, method: str, tasks: list[str], protocol: str):
-    if len(tasks) == 1:
-        if word := board.word(method, tasks[0]):
-            return word
-        return board.mean(method, tasks[0], protocol), board.estimate(method, tasks[0], protocol)
-    average = board.average(method, tasks, protocol)
-    if average is None:
-        return board.no_average(method, tasks, protocol)
-    return average, board.average_estimate(method, tasks, protocol)
+def _quality(evidence: Evidence, method: str, tasks: list[str]) -> tuple[float, tuple[float, float] | None] | str:
+    if len(tasks) > 1:
+        average = evidence.average(method, tasks)
+        return average.reason or (average.value, average.interval)
+    if reason := evidence.status(method, tasks[0]):
+        return reason
+    score = evidence.score(method, tasks[0])
+    return score.mean, score.interval
 
 
 def _with_front(points: list[Point]) -> list[Point]:
-    """Marks Pareto's front, the points that no smaller one equals: like with like, nothing diverged, nothing simulated."""
+    """Mark the Pareto front: no smaller method scores as high. Odd, diverged and simulated points are not ranked."""
     marked, best = [], float("-inf")
     for point in points:
         ranked = point.comparable and not point.diverged and not point.simulated
@@ -145,31 +126,46 @@ def _with_front(points: list[Point]) -> list[Point]:
 
 @dataclass(frozen=True)
 class BitLine:
-    """Points lost by KDLSQ-BERT at each number of bits, on one task or on the mean of those that all bits have."""
+    """Points lost at each number of bits, on one task or on the mean of the tasks that all methods have."""
 
     title: str
-    points: list[tuple[int, float]]
+    points: list[tuple[float, float]]
     mean: bool = False
 
 
-def drops_by_bits(board: Board) -> list[BitLine]:
-    """A line for each task and one for their mean; none where there is but one number of bits to draw a line through."""
-    methods = {}
-    for method in board.methods:
-        for cell in board.of_method(method)[:1]:
-            if cell["request"]["spec"].get("family") == "kdlsq":
-                methods[cell["request"]["spec"]["bits"]["weights"]] = method
-    if len(methods) < 2:
-        return []
+@dataclass(frozen=True)
+class BitLines:
+    """One family's drops by the measured bits of its weights."""
+
+    family: Family
+    lines: list[BitLine]
+
+
+def drops_by_bits(evidence: Evidence) -> list[BitLines]:
+    """Return a chart for each family with several bit widths; of several methods with one width the first counts."""
+    charts = []
+    for family in evidence.board.families.values():
+        methods = {}
+        for method in evidence.board.methods:
+            bits = evidence.board.bits(method)
+            if bits and evidence.board.family(method) == family:
+                methods.setdefault(round(bits["weights"], 1), method)
+        lines = _bit_lines(evidence, dict(sorted(methods.items()))) if len(methods) > 1 else []
+        if any(len(line.points) > 1 for line in lines):
+            charts.append(BitLines(family, lines))
+    return charts
+
+
+def _bit_lines(evidence: Evidence, methods: dict[float, str]) -> list[BitLine]:
     lines, whole = [], []
-    for task in board.tasks:
-        found = [(bits, board.drop(method, task, board.primary)) for bits, method in sorted(methods.items())]
-        known = [point for point in found if point[1] is not None]
+    for task in evidence.board.tasks:
+        scores = [(bits, evidence.score(method, task)) for bits, method in methods.items()]
+        known = [(bits, score.drop) for bits, score in scores if score is not None and score.drop is not None]
         if known:
-            lines.append(BitLine(task_title(task), known))
+            lines.append(BitLine(evidence.board.task_title(task), known))
         if len(known) == len(methods):
             whole.append(dict(known))
     if len(whole) > 1:
-        means = [(bits, fmean(drops[bits] for drops in whole)) for bits in sorted(methods)]
+        means = [(bits, fmean(drops[bits] for drops in whole)) for bits in methods]
         lines.append(BitLine(f"mean of {len(whole)} tasks", means, mean=True))
     return lines

@@ -1,15 +1,15 @@
-"""The page's own pictures: coordinates for plain SVG, so that a plot needs no script and follows the page's colours."""
+"""The page's charts: coordinates for plain SVG, so that a chart needs no script and follows the page's colours."""
 
 import itertools
 import math
 from dataclasses import dataclass
 
-from report.board import Board
-from report.cells import thin
-from report.points import FAMILY_TITLES, BitLine, Cloud, family
-from report.wording import count, metric_title, score
+from report.evidence.cells import thin
+from report.evidence.comparison import Evidence
+from report.evidence.points import BitLines, Cloud
+from report.wording import count, metric_title, score, width
 
-SEED_STYLES = 5  # strokes that the style sheet tells apart; a sixth seed starts again
+SEED_STYLES = 5  # strokes in the style sheet; the sixth seed has the first again
 SHADES = 7  # steps of the heat map
 
 
@@ -41,16 +41,16 @@ def _tick(value: float) -> str:
 
 WIDE = Frame(left=44, right=628, top=14, bottom=306)
 NARROW = Frame(left=36, right=412, top=14, bottom=250)
-ROOM = 10  # points of score below the lowest mean that a long interval may still claim
+ROOM = 10  # points of score that a long interval may extend the axis below the lowest mean
 
 
-def draw_cloud(found: Cloud, frame: Frame) -> dict | None:
-    """The points of a cloud with error bars, the front as stairs, and the axes' ticks; None where there is nothing."""
-    if not found.points:
+def draw_cloud(cloud: Cloud, frame: Frame) -> dict | None:
+    """Return the points of a cloud with error bars, the front as stairs, and the axes' ticks; None without points."""
+    if not cloud.points:
         return None
-    ends = [end for point in found.points for end in (point.interval or (point.y, point.y))]
-    heights = round_ticks([max(min(ends), min(p.y for p in found.points) - ROOM), min(max(ends), 100)])
-    widths = log_ticks([point.x for point in found.points])
+    ends = [end for point in cloud.points for end in (point.interval or (point.y, point.y))]
+    heights = round_ticks([max(min(ends), min(p.y for p in cloud.points) - ROOM), min(max(ends), 100)])
+    widths = log_ticks([point.x for point in cloud.points])
     low, high = math.log10(widths[0] * 0.9), math.log10(widths[-1] * 1.1)
 
     def x(value: float) -> str:
@@ -59,11 +59,11 @@ def draw_cloud(found: Cloud, frame: Frame) -> dict | None:
     def y(value: float) -> str:
         return frame.y((min(max(value, heights[0]), heights[-1]) - heights[0]) / (heights[-1] - heights[0]))
 
-    front = [point for point in found.points if point.on_front]
+    front = [point for point in cloud.points if point.on_front]
     number_on_front = {point.method: number for number, point in enumerate(front, 1)}
     stairs = "".join(f"H{x(p.x)}V{y(p.y)}" if i else f"M{x(p.x)} {y(p.y)}" for i, p in enumerate(front))
     return {
-        "cloud": found,
+        "cloud": cloud,
         "frame": frame,
         "xticks": [{"at": x(tick), "text": _tick(tick)} for tick in widths],
         "yticks": [{"at": y(tick), "text": _tick(tick)} for tick in heights],
@@ -79,14 +79,14 @@ def draw_cloud(found: Cloud, frame: Frame) -> dict | None:
                 "above": _place(min(float(y(point.y)) - 11, float(y((point.interval or [point.y])[-1])) - 4)),
                 "hollow": point.simulated or point.diverged,
             }
-            for point in found.points
+            for point in cloud.points
         ],
-        "families": [(number, FAMILY_TITLES[number]) for number in sorted({point.family for point in found.points})],
+        "families": sorted({point.family for point in cloud.points}, key=lambda family: family.number),
     }
 
 
 def log_ticks(values: list[float]) -> list[float]:
-    """1, 2 and 5 times powers of ten that enclose all values."""
+    """Return 1, 2 and 5 times powers of ten that enclose all values."""
     low, high = min(values), max(values)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     grid = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
@@ -95,32 +95,31 @@ def log_ticks(values: list[float]) -> list[float]:
     return [float(f"{tick:.12g}") for tick in grid[first : max(last, first + 1) + 1]]
 
 
-# What a bit is worth
+# Points lost by bits
 
 BITS = Frame(left=36, right=400, top=14, bottom=220)
 
 
-def draw_bits(lines: list[BitLine]) -> dict | None:
-    """Points lost by the number of bits, nothing lost at the top; None where there is no line to draw."""
-    if not lines:
-        return None
-    ticks = round_ticks([drop for line in lines for _, drop in line.points] + [0.0])
-    bits = sorted({bits for line in lines for bits, _ in line.points})
+def draw_bits(chart: BitLines) -> dict:
+    """Return lines of points lost by the bits of the weights, with no loss at the top."""
+    ticks = round_ticks([drop for line in chart.lines for _, drop in line.points] + [0.0])
+    widths = sorted({bits for line in chart.lines for bits, _ in line.points})
 
-    def x(number: int) -> str:
-        return BITS.x((number - bits[0]) / (bits[-1] - bits[0]))
+    def x(bits: float) -> str:
+        return BITS.x((bits - widths[0]) / (widths[-1] - widths[0]))
 
     def y(drop: float) -> str:
         return BITS.y(1 - (drop - ticks[0]) / (ticks[-1] - ticks[0]))
 
     return {
         "frame": BITS,
+        "family": chart.family,
         "ticks": [{"y": y(tick), "text": _tick(tick)} for tick in ticks],
-        "bits": [{"at": x(number), "text": number} for number in bits],
+        "bits": [{"at": x(bits), "text": width(bits)} for bits in widths],
         "zero": y(0.0),
         "lines": [
-            {"title": line.title, "mean": line.mean, "points": [(x(number), y(drop)) for number, drop in line.points]}
-            for line in lines
+            {"title": line.title, "mean": line.mean, "points": [(x(bits), y(drop)) for bits, drop in line.points]}
+            for line in chart.lines
         ],
     }
 
@@ -130,22 +129,23 @@ def draw_bits(lines: list[BitLine]) -> dict | None:
 STRIP = Frame(left=4, right=256, top=4, bottom=18)
 
 
-def draw_strips(board: Board, task: str) -> dict:
-    """One line of dots for each method on a common axis, with the teacher's score and the constant answer's as rules."""
+def draw_strips(evidence: Evidence, task: str) -> dict:
+    """Return a line of dots for each method on a common axis, with rules for the reference and the constant answer."""
+    board, rows = evidence.board, {}
     cells = [cell for cell in board.of_task(task) if board.scores(cell["request"]["method"], task, board.primary)]
-    baseline = board.of_task(task)[0]["measured"]["baseline"]["metrics"][board.of_task(task)[0]["measured"]["metric"]]
-    found = {}
+    measured = board.of_task(task)[0]["measured"]
+    baseline = measured["baseline"]["metrics"][measured["metric"]]
     for cell in cells:
         method = cell["request"]["method"]
-        estimate = board.estimate(method, task, board.primary)
-        found[method] = (list(board.scores(method, task, board.primary).values()), estimate and estimate.interval())
-    values = [value for scores, interval in found.values() for value in (*scores, *(interval or ()))]
+        rows[method] = (list(board.scores(method, task, board.primary).values()), evidence.score(method, task).interval)
+    values = [value for scores, interval in rows.values() for value in (*scores, *(interval or ()))]
     ticks = round_ticks([*values, baseline])
 
     def x(value: float) -> str:
         return STRIP.x((value - ticks[0]) / (ticks[-1] - ticks[0]))
 
-    references = {ref["score"] for cell in cells if (ref := board.reference(cell["request"]["method"], task))}
+    references = [evidence.score(method, task).reference for method in rows]
+    references = {reference.score for reference in references if reference}
     reference = references.pop() if len(references) == 1 else None
     return {
         "ticks": [{"at": x(tick), "text": _tick(tick)} for tick in (ticks[0], ticks[-1])],
@@ -155,9 +155,9 @@ def draw_strips(board: Board, task: str) -> dict:
             method: {
                 "dots": [x(value) for value in scores],
                 "bar": [x(end) for end in interval] if interval else None,
-                "family": family(board, method),
+                "family": board.family(method),
             }
-            for method, (scores, interval) in found.items()
+            for method, (scores, interval) in rows.items()
         },
     }
 
@@ -166,7 +166,7 @@ def draw_strips(board: Board, task: str) -> dict:
 
 
 def draw_heat(errors: list[dict]) -> dict:
-    """Rows of matrices, columns of layers, and a shade for each error on a logarithmic scale."""
+    """Return rows of matrices, columns of layers, and a shade for each error on a logarithmic scale."""
     matrices = list(dict.fromkeys(entry["matrix"] for entry in errors))
     layers = sorted({entry["layer"] for entry in errors})
     sizes = [entry["error"] for entry in errors if entry["error"] > 0]
@@ -213,7 +213,7 @@ def curves(cell: dict) -> list[dict]:
 
 
 def curve(caption: str, name: str, seeds: list[dict], levels: list[tuple[str, float]]) -> dict | None:
-    """Coordinates of one line per seed and one rule per level; None where no seed has a point."""
+    """Return coordinates of one line per seed and one rule per level; None where no seed has a point."""
     lines = [(seed["seed"], seed["curve"][name]) for seed in seeds if seed["curve"][name]]
     if not lines:
         return None
@@ -237,14 +237,14 @@ def curve(caption: str, name: str, seeds: list[dict], levels: list[tuple[str, fl
 
 
 def _steps(points: list[tuple[float, float]]) -> str:
-    """A line in whole pixels, each point from the one before: half the bytes, and there are thousands of lines."""
+    """Return a line in whole pixels, relative to the previous point: half the bytes, and there are thousands of lines."""
     whole = [(round(x), round(y)) for x, y in points]
     moves = [f"{x - was_x} {y - was_y}" for (was_x, was_y), (x, y) in itertools.pairwise(whole)]
     return f"M{whole[0][0]} {whole[0][1]}l{' '.join(moves) or '0 0'}".replace(" -", "-")
 
 
 def round_ticks(values: list[float]) -> list[float]:
-    """Three to six round numbers, 1, 2 or 5 times a power of ten apart, that enclose all values."""
+    """Return three to six round numbers, 1, 2 or 5 times a power of ten apart, that enclose all values."""
     low, high = min(values), max(values)
     rough = (high - low or abs(high) or 1) / 4
     power = 10 ** math.floor(math.log10(rough))

@@ -1,13 +1,16 @@
-"""What a reviewer asks, answered from the cells: after the reproducibility checklist of Pineau et al. (2020)."""
+"""The reproducibility checklist of Pineau et al. (2020), answered from the cells; and the environments of the runs."""
 
 import json
 
-from report.board import Board
-from report.wording import PROTOCOLS, count, mebibytes, plural, task_title
+from report.evidence.board import Board
+from report.evidence.comparison import Evidence
+from report.tables.suites import odd_written
+from report.wording import PROTOCOLS, count, mebibytes, plural
 
 
-def checklist(board: Board) -> list[tuple[bool, str, str]]:
-    """(whether nothing is wanting, what was asked, what the cells say)."""
+def checklist(evidence: Evidence) -> list[tuple[bool, str, str]]:
+    """Return (whether it is fulfilled, name of the item, answer) for each item."""
+    board = evidence.board
     seeds = [seed for cell in board.cells for seed in cell["measured"]["seeds"]]
     machines = [one["machine"] for cell in board.cells for one in cell["ran_on"]["volatile"]["machines"]]
     lost = [seed for seed in seeds if seed["status"] != "ok"]
@@ -15,26 +18,26 @@ def checklist(board: Board) -> list[tuple[bool, str, str]]:
     return [
         _data(board),
         _sources(board),
-        (True, "Selection", f"Primary protocol “{board.primary}”: {PROTOCOLS[board.primary]}; the other stands beside it."),
+        (True, "Selection", f"Primary protocol “{board.primary}”: {PROTOCOLS[board.primary]}. The other is shown beside it."),
         (counts[0] > 1, "Runs", f"{plural(len(seeds), 'run')}, {_range(counts)} for each cell."),
         (not lost, "Divergence", f"{plural(len(lost), 'run')} of {len(seeds)} diverged; none is in a mean."),
-        _error_bars(board),
-        (not board.differences, "Like with like", _differences(board)),
+        _error_bars(evidence),
+        (not board.odd, "Like with like", _likeness(board)),
         _code(machines),
-        (True, "Models", "Each file's SHA-256 stands in its cell; scores are of the model read back from that file."),
+        (True, "Models", "Cells hold the SHA-256 of every file. Scores are those of the model read back from its file."),
         (True, "Compute", _compute(machines)),
         _latency(board),
-        (True, "Again", "Every cell names the command that makes it again from nothing."),
+        (True, "Reproduction", "Every cell names the command that makes it again from nothing."),
     ]
 
 
 def _data(board: Board) -> tuple[bool, str, str]:
     if board.generated:
-        return False, "Data", "Generated for a demo; comparable with no paper."
-    tasks = sorted({task_title(cell["request"]["task"]) for cell in board.partial})
+        return False, "Data", "Generated for a demo: do not compare the scores with any paper."
+    tasks = sorted({board.task_title(cell["request"]["task"]) for cell in board.partial})
     if tasks:
-        return False, "Data", f"Official splits, but only a part of {', '.join(tasks)}."
-    return True, "Data", "The official training and development splits, whole, at pinned revisions."
+        return False, "Data", f"Official splits, but only a part of the rows of {', '.join(tasks)}."
+    return True, "Data", "The whole official training and development splits, at pinned revisions."
 
 
 def _sources(board: Board) -> tuple[bool, str, str]:
@@ -44,7 +47,7 @@ def _sources(board: Board) -> tuple[bool, str, str]:
         for name in spec.get("recipe", {}):
             settings[cell["request"]["method"], name] = bool(spec.get("sources", {}).get(name))
     known = sum(settings.values())
-    text = f"{known} of {plural(len(settings), 'setting')} name their source."
+    text = f"{known} of {plural(len(settings), 'setting')} have a source."
     return known == len(settings), "Hyper-parameters", text
 
 
@@ -52,20 +55,20 @@ def _range(counts: list[int]) -> str:
     return plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
-def _error_bars(board: Board) -> tuple[bool, str, str]:
-    bases = {}
-    for method, task in board.at:
-        estimate = board.estimate(method, task, board.primary)
-        basis = estimate.basis if estimate else "nothing: no interval"
+def _error_bars(evidence: Evidence) -> tuple[bool, str, str]:
+    bases, board = {}, evidence.board
+    for cell in board.cells:
+        estimate = evidence.score(cell["request"]["method"], cell["request"]["task"]).estimate
+        basis = f"over {estimate.basis}" if estimate else "without an interval"
         bases[basis] = bases.get(basis, 0) + 1
-    text = ", ".join(f"{plural(number, 'cell')} over {basis}" for basis, number in sorted(bases.items()))
-    return set(bases) == {"examples and seeds"}, "Error bars", f"95 % intervals: {text}."
+    text = ", ".join(f"{plural(number, 'cell')} {basis}" for basis, number in sorted(bases.items()))
+    return set(bases) == {"over examples and seeds"}, "Error bars", f"95 % intervals: {text}."
 
 
-def _differences(board: Board) -> str:
-    if not board.differences:
+def _likeness(board: Board) -> str:
+    if not board.odd:
         return "Code, data, teacher, base model and preset agree wherever numbers are compared."
-    return f"Not compared, because they differ: {', '.join(difference.what for difference in board.differences)}."
+    return f"Not compared: {'; '.join(odd_written(board, board.tasks))}."
 
 
 def _code(machines: list[dict]) -> tuple[bool, str, str]:
@@ -73,14 +76,14 @@ def _code(machines: list[dict]) -> tuple[bool, str, str]:
     dirty = sum(bool(machine["git_dirty"]) for machine in machines)
     text = f"Commit {', '.join(commits)}" if commits else "Outside git"
     text += f"; {plural(dirty, 'run')} with uncommitted changes" if dirty else ""
-    return bool(commits) and not dirty, "Code", f"{text}; the digest of what each run executed stands in its cell."
+    return bool(commits) and not dirty, "Code", f"{text}; cells hold a digest of the code that each run executed."
 
 
 def _compute(machines: list[dict]) -> str:
     hours = sum(machine["seconds"]["total"] for machine in machines) / 3600
     memory = max((machine["peak_memory_bytes"] or 0 for machine in machines), default=0)
     time = f"{count(round(hours))} hours" if hours >= 10 else f"{hours:.1f} hours"
-    return f"{time} of training and scoring in all; peak memory {mebibytes(memory or None)}."
+    return f"{time} of training and scoring in total; peak memory {mebibytes(memory or None)}."
 
 
 def _latency(board: Board) -> tuple[bool, str, str]:
@@ -93,7 +96,7 @@ def _latency(board: Board) -> tuple[bool, str, str]:
 
 
 def environments(board: Board) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Packages and machines, each distinct set once with the number of cells or runs that it served."""
+    """Return packages and machines, each distinct set once with the number of its cells or runs."""
     packages, machines = {}, {}
     for cell in board.cells:
         _tally(packages, {name: ", ".join(versions) for name, versions in sorted(cell["ran_on"]["packages"].items())})
@@ -105,9 +108,9 @@ def environments(board: Board) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def _tally(found: dict, facts: dict) -> None:
-    _, number = found.get(key := json.dumps(facts), (facts, 0))
-    found[key] = (facts, number + 1)
+def _tally(counts: dict, facts: dict) -> None:
+    _, number = counts.get(key := json.dumps(facts), (facts, 0))
+    counts[key] = (facts, number + 1)
 
 
 def _machine(machine: dict) -> dict[str, str]:

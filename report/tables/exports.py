@@ -10,13 +10,13 @@ from pathlib import Path
 
 import yaml
 
-from report.board import Board
-from report.published import PaperTable, paper_table
-from report.tables import Grid, Table, tables
+from report.evidence.board import Board
+from report.evidence.comparison import Evidence
+from report.tables.published import PaperTable, paper_table
+from report.tables.suites import Grid, Table, tables
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REFERENCES = Path(__file__).resolve().parent / "references.bib"
-ALWAYS_CITED = {"1804.07461", "1606.05250", "1806.03822"}  # GLUE and both SQuADs
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -44,22 +44,22 @@ _LATEX = {
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def export(board: Board) -> Iterator[tuple[str, str]]:
-    """(name, content) of every table in every format, and of the references."""
-    for table in (*tables(board), paper_table(board)):
+def export(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Yield (name, content) of every table in every format, and of the references."""
+    for table in (*tables(evidence), paper_table(evidence)):
         name = table.grid().name
         yield from ((f"{name}.{ending}", text) for ending, text in files_of(table).items())
-    yield "references.bib", bibtex(board)
+    yield "references.bib", bibtex(evidence.board)
 
 
 def files_of(table: Table | PaperTable) -> dict[str, str]:
-    """Ending -> content of the table in every format."""
+    """Return ending -> content of the table in every format."""
     grid = table.grid()
     return {"csv": to_csv(table.records()), "json": to_json(table), "md": to_markdown(grid), "tex": to_latex(grid)}
 
 
 def to_csv(records: list[dict]) -> str:
-    """Numbers as they are; a text that a spreadsheet would take for a formula is made a text by an apostrophe."""
+    """Return CSV; an apostrophe keeps spreadsheets from taking a text for a formula."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(map(_inert, records[0]) if records else [])
@@ -68,7 +68,7 @@ def to_csv(records: list[dict]) -> str:
 
 
 def rounded(record: dict) -> dict:
-    """Six decimals of a point are more than anything here is sure of, and a third of the bytes."""
+    """Round to six decimals of a point, which is more than any number here is sure of."""
     return {key: round(value, 6) if isinstance(value, float) else value for key, value in record.items()}
 
 
@@ -82,13 +82,13 @@ def to_json(table: Table | PaperTable) -> str:
 
 
 def rows_to_json(head: dict, rows: list[dict]) -> str:
-    """A line for each row: small, and a changed number is a changed line."""
+    """Return JSON with a line for each row, so that a changed number is a changed line."""
     lines = ",\n".join(json.dumps(rounded(row), allow_nan=False, ensure_ascii=False, separators=(",", ":")) for row in rows)
     return f'{json.dumps(head, ensure_ascii=False)[:-1]}, "rows": [\n{lines}\n]}}\n'
 
 
 def to_markdown(grid: Grid) -> str:
-    aligned = ["---" if column < grid.words else "---:" for column in range(len(grid.header))]
+    aligned = ["---" if column < grid.text_columns else "---:" for column in range(len(grid.header))]
     rows = [[f"**{_markdown(place.text)}**" if place.bold else _markdown(place.text) for place in row] for row in grid.rows]
     lines = [" | ".join(["", *row, ""]).strip() for row in ([_markdown(text) for text in grid.header], aligned, *rows)]
     return "\n".join([f"{_markdown(grid.caption)}", "", *lines, "", *(f"- {_markdown(note)}" for note in grid.notes), ""])
@@ -100,7 +100,7 @@ def _markdown(text: str) -> str:
 
 
 def to_latex(grid: Grid) -> str:
-    """A booktabs table: \\usepackage{booktabs,graphicx} and nothing else is needed."""
+    """Return a booktabs table, which needs \\usepackage{booktabs,graphicx} and nothing else."""
     body = [
         " & ".join(rf"\textbf{{{latex(place.text)}}}" if place.bold else latex(place.text) for place in row) + r" \\"
         for row in grid.rows
@@ -113,7 +113,7 @@ def to_latex(grid: Grid) -> str:
             rf"\caption{{{latex(grid.caption)} Notes: {latex('; '.join(grid.notes))}.}}",
             rf"\label{{tab:{re.sub(r'[^a-z0-9]+', '-', grid.name)}}}",
             r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{{'l' * grid.words}{'r' * (len(grid.header) - grid.words)}}}",
+            rf"\begin{{tabular}}{{{'l' * grid.text_columns}{'r' * (len(grid.header) - grid.text_columns)}}}",
             r"\toprule",
             " & ".join(map(latex, grid.header)) + r" \\",
             r"\midrule",
@@ -127,17 +127,21 @@ def to_latex(grid: Grid) -> str:
 
 
 def latex(text: str) -> str:
-    """Text that LaTeX prints as it stands; signs that a plain pdflatex has no letter for become a question mark."""
+    """Return text that LaTeX prints literally; signs that a plain pdflatex cannot print become a question mark."""
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     return "".join(_LATEX.get(sign, sign if sign.isprintable() and ord(sign) < 0x180 else "?") for sign in text)
 
 
 def bibtex(board: Board) -> str:
-    """The suite itself, its data sets, and the paper of every method on the board."""
-    papers = {str(cell["request"]["spec"].get("paper", "")) for cell in board.cells}
-    wanted = ALWAYS_CITED | {number for paper in papers for number in re.findall(r"\d{4}\.\d{5}", paper)}
+    """Return the suite itself, its data sets (entries with the keyword `benchmark`), and the paper of every method."""
+    papers = {cell["about"]["method"]["paper"] for cell in board.cells}
+    cited = {number for paper in papers for number in re.findall(r"\d{4}\.\d{5}", paper)}
     entries = re.split(r"\n(?=@)", REFERENCES.read_text(encoding="utf-8"))
-    chosen = [entry.strip() for entry in entries if wanted & set(re.findall(r"eprint\s*=\s*{([\d.]+)}", entry))]
+    chosen = [
+        entry.strip()
+        for entry in entries
+        if cited & set(re.findall(r"eprint\s*=\s*{([\d.]+)}", entry)) or "keywords = {benchmark}" in entry
+    ]
     known = {number for entry in chosen for number in re.findall(r"eprint\s*=\s*{([\d.]+)}", entry)}
     others = [
         "@misc{arxiv" + number.replace(".", "_") + ",\n  title = {{" + latex(paper) + "}},\n"

@@ -1,5 +1,5 @@
 "use strict";
-// Everything is on the page already: the scripts sort, filter, highlight, open and compare it. Text goes in as text only.
+// The page holds everything: the scripts sort, filter, highlight, open and compare it. Text is inserted as text only.
 document.documentElement.classList.add("js");
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];

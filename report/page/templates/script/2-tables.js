@@ -43,7 +43,7 @@ all("table.board").forEach((table) => {
   });
 });
 
-// Filtering: every word must occur in what the row says of its method.
+// Filtering: every word must occur in the text of the row's method.
 const filter = byId("filter");
 function applyFilter() {
   const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -57,7 +57,7 @@ function applyFilter() {
 filter.addEventListener("input", () => { applyFilter(); remember(); });
 all("input[type=radio]").forEach((input) => input.addEventListener("change", () => remember()));
 
-// Every method against a chosen one: the tests were made when the page was.
+// Every method against a chosen one: the tests were computed with the page.
 const against = byId("against");
 against.addEventListener("change", () => { showAgainst(); remember(); });
 all("td.change, td.p").forEach((cell) => { cell.original = [...cell.childNodes].map((node) => node.cloneNode(true)); cell.was = cell.dataset.v; });
@@ -65,7 +65,7 @@ all("td.change, td.p").forEach((cell) => { cell.original = [...cell.childNodes].
 function showAgainst() {
   const chosen = against.value;
   all(".against-name").forEach((head) => {
-    (head.querySelector("button") || head).textContent = chosen === "" ? "From the teacher" : `From ${DATA.methods[chosen].title}`;
+    (head.querySelector("button") || head).textContent = chosen === "" ? "From the reference" : `From ${DATA.methods[chosen].title}`;
   });
   all("table[data-task]").forEach((table) => {
     const found = chosen === "" ? [] : DATA.pairs[table.dataset.task][chosen];

@@ -1,4 +1,4 @@
-// The drawer: a cell with its recipe and its data, over the page. Without it the same stands under "Every cell".
+// The drawer: a cell with its recipe and its data, over the page. Without scripts the same is under "Every cell".
 const drawer = byId("drawer"), drawerBody = byId("drawer-body");
 let borrowed = null, cameFrom = null;
 

@@ -1,4 +1,4 @@
-// Which one should I use? The best that fits; a method with a diverged seed is named last, and simulated times are called so.
+// The picker: the best method within the limits. Methods with a diverged seed come last; simulated times are marked.
 const picker = byId("picker");
 
 function pick() {
@@ -27,9 +27,9 @@ function pick() {
   const [first, ...others] = fits;
   byId("picked").replaceChildren(...(first ? [
     element("p", { class: "picked" }, link(first)),
-    element("p", { class: "under" }, `${words(first)}. ${others.length ? `The best score of ${fits.length} that fit; next:` : "The only one that fits."}`),
+    element("p", { class: "under" }, `${words(first)}. ${others.length ? `The best score of the ${fits.length} methods within your limits. Next:` : "The only method within your limits."}`),
     element("ol", { class: "front", start: "2" }, ...others.slice(0, 3).map((one) => element("li", {}, link(one), element("span", { class: "soft" }, ` ${words(one)}`)))),
-  ] : [element("p", { class: "picked" }, "None fits."), element("p", { class: "under" }, "A method that was not measured cannot meet a limit. Loosen one of them.")]));
+  ] : [element("p", { class: "picked" }, "No method is within your limits."), element("p", { class: "under" }, "A method without a measurement cannot meet a limit. Relax one of the limits.")]));
 }
 picker.addEventListener("input", pick);
 picker.addEventListener("submit", (event) => event.preventDefault());

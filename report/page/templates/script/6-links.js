@@ -1,4 +1,4 @@
-// What the reader has set stands in the address, so that a link shows the same: #sort=glue.rte.desc&axis=file&filter=lsq
+// The reader's settings are kept in the address, so that a link shows the same: #sort=glue.rte.desc&axis=file&filter=lsq
 function stateHash() {
   const state = new URLSearchParams();
   if (sorted.table) state.set("sort", [sorted.table, sorted.key, sorted.descending ? "desc" : "asc"].join("."));
