@@ -18,7 +18,7 @@ class Axis:
 
 
 AXES = {
-    **{name: Axis(name, f"Model size, {words}", "MiB") for name, words in CONVENTIONS.items()},
+    **{name: Axis(name, f"Model size {words}", "MiB") for name, words in CONVENTIONS.items()},
     "latency": Axis("latency", "Time of one prediction", "ms"),
     "memory": Axis("memory", "Peak memory of one prediction", "MiB"),
 }

@@ -16,7 +16,7 @@ LEVEL = 0.05  # a difference is significant below this probability, after Holm's
 MARKS = {
     "best": "bold: best of its bit budget",
     "tie": "≈ not told apart from the best of its bit budget",
-    "like_reference": "° not told apart from its reference (the teacher, or the model that was quantized without training)",
+    "like_reference": "° not told apart from its teacher or the model it was quantized from",
     "partial": "† partial data",
 }
 

@@ -1,4 +1,4 @@
-"""Work on all cores: what map gives, in its order, and a line instead of a hang where a process is lost."""
+"""Parallel map: the results of map in its order, and one line instead of a hang where a process is lost."""
 
 import os
 import signal
@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from report.cores import on_all_cores
-from report.files import ReportError
+from methods.common.errors import UserError
+from report.evidence.cores import on_all_cores
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +32,15 @@ def test_a_forked_process_forks_no_more():
 def test_an_error_is_raised_here_and_the_next_call_works():
     def work(number):
         if number == 2:
-            raise ReportError("cell 2 is damaged")
+            raise UserError("cell 2 is damaged")
         return number
 
-    with pytest.raises(ReportError, match="cell 2 is damaged"):
+    with pytest.raises(UserError, match="cell 2 is damaged"):
         list(on_all_cores(work, range(4)))
     assert list(on_all_cores(abs, [-1, -2])) == [1, 2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no process is forked here, so that there is none to lose")
 def test_a_killed_process_is_one_line():
-    with pytest.raises(ReportError, match="was killed"):
+    with pytest.raises(UserError, match="was killed"):
         list(on_all_cores(lambda _: os.kill(os.getpid(), signal.SIGKILL), range(4)))

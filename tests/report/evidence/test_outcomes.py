@@ -1,4 +1,4 @@
-"""What a cell keeps of its runs' predictions, and how it refuses predictions that contradict their run."""
+"""The predictions that a cell keeps of its runs, and the refusal of those that contradict their run."""
 
 import hashlib
 import io
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from report.cells import make_cell
-from report.files import ReportError
-from report.outcomes import unpack
-from tests.report.test_report import run_record, write_run
+from methods.common.errors import UserError
+from report.evidence.cells import make_cell
+from report.evidence.outcomes import unpack
+from tests.fixtures.runs import ABOUT, run_record, write_run
 
 REFERENCES = np.array([0, 1, 1, 0] * 25)
 
@@ -26,10 +26,10 @@ def classified(last: int, best: int, references=REFERENCES) -> dict:
     return {"labels.validation": references, "last.validation": answers(last), "best.validation": answers(best)}
 
 
-def folder_of(path: Path, arrays: dict, metric: str = "accuracy", **asked) -> Path:
+def folder_of(path: Path, arrays: dict, metric: str = "accuracy", **request) -> Path:
     content = io.BytesIO()
     np.savez(content, **arrays)
-    record = run_record(**asked)
+    record = run_record(**request)
     record["metric"] = metric
     for block in (*record["scores"].values(), record["baseline"]):
         block["metrics"] = {metric: block["metrics"]["accuracy"]}
@@ -42,7 +42,7 @@ def folder_of(path: Path, arrays: dict, metric: str = "accuracy", **asked) -> Pa
 def test_labels_come_back_seed_by_seed(tmp_path):
     one = folder_of(tmp_path / "1", classified(61, 62), seed=1)
     two = folder_of(tmp_path / "2", classified(70, 71), seed=2, last=70.0, best=71.0)
-    cell = json.loads(json.dumps(make_cell([one, two], "last")))
+    cell = json.loads(json.dumps(make_cell([one, two], "last", ABOUT)))
     found = unpack(cell["measured"]["outcomes"])
     assert (found.kind, found.examples) == ("labels", 100)
     assert (found.references == REFERENCES).all()
@@ -52,15 +52,15 @@ def test_labels_come_back_seed_by_seed(tmp_path):
 def test_values_and_scores_of_answers_are_kept(tmp_path):
     values = np.linspace(0, 5, 40, dtype=np.float32)
     arrays = {"labels.validation": values, "last.validation": values, "best.validation": -values}
-    cell = make_cell([folder_of(tmp_path / "a", arrays, "spearman", last=100.0, best=-100.0)], "last")
+    cell = make_cell([folder_of(tmp_path / "a", arrays, "spearman", last=100.0, best=-100.0)], "last", ABOUT)
     found = unpack(cell["measured"]["outcomes"])
     assert found.kind == "values" and (found.predictions["best"][1] == -values).all()
     arrays = {"last.validation": np.array(["a"] * 4), "last.validation.ids": np.array(list("abcd"))}
     arrays |= {name.replace("last", "best"): array for name, array in arrays.items()}
-    unscored = make_cell([folder_of(tmp_path / "b", arrays, "f1", task="squad", last=62.5, best=50.0)], "last")
+    unscored = make_cell([folder_of(tmp_path / "b", arrays, "f1", task="squad", last=62.5, best=50.0)], "last", ABOUT)
     assert unscored["measured"]["outcomes"] is None, "texts without golds tell nothing"
     arrays |= {"last.validation.f1": np.array([1.0, 1.0, 0.5, 0.0]), "best.validation.f1": np.array([1.0, 1.0, 0.0, 0.0])}
-    cell = make_cell([folder_of(tmp_path / "c", arrays, "f1", task="squad", last=62.5, best=50.0)], "last")
+    cell = make_cell([folder_of(tmp_path / "c", arrays, "f1", task="squad", last=62.5, best=50.0)], "last", ABOUT)
     found = unpack(cell["measured"]["outcomes"])
     assert found.kind == "scores" and found.references is None
     assert found.predictions["last"][1].tolist() == [1.0, 1.0, 0.5, 0.0]
@@ -68,21 +68,21 @@ def test_values_and_scores_of_answers_are_kept(tmp_path):
 
 def test_predictions_that_contradict_their_run_are_refused(tmp_path):
     folder = folder_of(tmp_path / "run", classified(61, 63))
-    with pytest.raises(ReportError, match=r"predictions\.npz gives best accuracy 63\.00 though run\.json says 62\.00"):
-        make_cell([folder], "last")
+    with pytest.raises(UserError, match=r"predictions\.npz gives best accuracy 63\.00 though run\.json records 62\.00"):
+        make_cell([folder], "last", ABOUT)
 
 
 def test_seeds_scored_on_other_examples_are_refused(tmp_path):
     one = folder_of(tmp_path / "1", classified(61, 62), seed=1)
     other = folder_of(tmp_path / "2", classified(61, 62, references=1 - REFERENCES), seed=2)
-    with pytest.raises(ReportError, match="do not hold predictions for the same examples"):
-        make_cell([one, other], "last")
+    with pytest.raises(UserError, match="do not hold predictions for the same examples"):
+        make_cell([one, other], "last", ABOUT)
 
 
 def test_objects_in_predictions_are_refused(tmp_path):
     arrays = classified(61, 62) | {"last.validation": np.array([{"not": "numbers"}] * 100)}
-    with pytest.raises(ReportError, match="not readable as predictions"):
-        make_cell([folder_of(tmp_path / "run", arrays)], "last")
+    with pytest.raises(UserError, match="not readable as predictions"):
+        make_cell([folder_of(tmp_path / "run", arrays)], "last", ABOUT)
 
 
 def test_a_large_dev_set_is_kept_in_few_bytes(tmp_path):
@@ -92,5 +92,5 @@ def test_a_large_dev_set_is_kept_in_few_bytes(tmp_path):
     score = 100 * float((labels == references).mean())
     logits = np.eye(2, dtype=np.float32)[labels]
     arrays = {"labels.validation": references, "last.validation": logits, "best.validation": logits}
-    cell = make_cell([folder_of(tmp_path / "run", arrays, last=score, best=score)], "last")
+    cell = make_cell([folder_of(tmp_path / "run", arrays, last=score, best=score)], "last", ABOUT)
     assert len(json.dumps(cell["measured"]["outcomes"])) < 40_000

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from report.statistics import Estimate, draws, estimate, holm, mcnemar, mean, replicates, summarise
+from report.evidence.statistics import (
+    Estimate,
+    draws,
+    estimate,
+    holm,
+    mcnemar,
+    mean,
+    replicates,
+    student_quantile,
+    student_tail,
+    summarise,
+)
 
 ONCE = np.ones((1, 6), np.float32)  # the "resample" in which every example occurs once
 
@@ -24,16 +35,16 @@ def test_mean_deviation_and_interval_by_hand():
     assert (summary["n"], summary["n_diverged"], summary["note"]) == (3, 0, None)
 
 
-def test_one_seed_has_no_deviation_and_says_so():
+def test_one_seed_has_no_deviation_and_a_note():
     summary = summarise([61.0], n_diverged=0)
     assert (summary["mean"], summary["sd"], summary["interval_95"], summary["n"]) == (61.0, None, None, 1)
     assert "one seed" in summary["note"]
 
 
-def test_seeds_that_score_alike_give_no_interval_and_say_so():
+def test_seeds_with_equal_scores_give_no_interval_and_a_note():
     summary = summarise([61.1, 61.1, 61.1], n_diverged=1)
     assert (summary["mean"], summary["sd"], summary["interval_95"], summary["n"]) == (61.1, 0.0, None, 3)
-    assert "alike" in summary["note"]
+    assert "score the same" in summary["note"]
     assert summarise([61.1, 61.2], n_diverged=0)["note"] is None
 
 
@@ -48,6 +59,17 @@ def test_mcnemar_by_hand():
     # 8 examples are answered by one model only, 7 of them by the first: 2 (C(8,0) + C(8,1)) / 2^8 = 18 / 256
     assert mcnemar(7, 1) == mcnemar(1, 7) == pytest.approx(18 / 256)
     assert mcnemar(0, 0) == 1.0 and mcnemar(5, 5) == 1.0
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (3, 9), (40, 2), (13, 13)])
+def test_mcnemar_is_the_binomial_test(first, second):
+    assert mcnemar(first, second) == pytest.approx(stats.binomtest(first, first + second).pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize("freedom", [1, 2.5, 40, math.inf])
+def test_students_distribution_is_that_of_scipy_stats(freedom):
+    assert student_quantile(0.975, freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-12)
+    assert student_tail(2.1, freedom) == pytest.approx(stats.t.sf(2.1, freedom), rel=1e-12)
 
 
 def test_metrics_by_hand():
