@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     page.add_argument("--tables", type=Path, metavar="DIR", help="folder for the tables as CSV, JSON, Markdown and LaTeX")
     page.add_argument("--figures", type=Path, metavar="DIR", help="folder for the figures as SVG and PDF")
     page.add_argument("--axis", default="paper", choices=("paper", "counted", "file"), help="the figures' count of size")
-    page.add_argument("--logs", type=Path, metavar="DIR", help="logs of the runs: cells may be missing, logs give the reason")
+    page.add_argument(
+        "--logs", type=Path, metavar="DIR", help="logs of the runs: cells may be missing, logs give the reason"
+    )
     page.set_defaults(make=_make_page)
 
     failed = commands.add_parser("failures", help="print why cells are missing: a run or one of its ancestors failed")

@@ -127,7 +127,9 @@ def _suites(tasks: list[str], about) -> Iterable[Suite]:
     names = set()
     for title in sorted(dict.fromkeys(titles.values()), key=lambda title: title is None):
         slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") if title else "other"
-        name = next(name for number in range(len(tasks) + 1) if (name := f"{slug}-{number}" if number else slug) not in names)
+        name = next(
+            name for number in range(len(tasks) + 1) if (name := f"{slug}-{number}" if number else slug) not in names
+        )
         names.add(name)
         members = [task for task in tasks if titles[task] == title]
         averaged = [task for task in members if title is not None and about(task)["averaged"]]

@@ -34,7 +34,9 @@ def _failure(logs: Path) -> str | None:
 
 def read_cells(paths: list[Path]) -> list[dict]:
     if not paths:
-        raise UserError("There is no cell to make a page from: make one first, for example with snakemake results/fp32_rte.json")
+        raise UserError(
+            "There is no cell to make a page from: make one first, for example with snakemake results/fp32_rte.json"
+        )
     cells, seen = [], {}
     for path, cell in zip(paths, on_all_cores(_read_cell, paths), strict=True):
         key = (cell["request"]["method"], cell["request"]["task"])

@@ -18,7 +18,11 @@ def checklist(evidence: Evidence) -> list[tuple[bool, str, str]]:
     return [
         _data(board),
         _sources(board),
-        (True, "Selection", f"Primary protocol “{board.primary}”: {PROTOCOLS[board.primary]}. The other is shown beside it."),
+        (
+            True,
+            "Selection",
+            f"Primary protocol “{board.primary}”: {PROTOCOLS[board.primary]}. The other is shown beside it.",
+        ),
         (counts[0] > 1, "Runs", f"{plural(len(seeds), 'run')}, {_range(counts)} for each cell."),
         (not lost, "Divergence", f"{plural(len(lost), 'run')} of {len(seeds)} diverged; none is in a mean."),
         _error_bars(evidence),

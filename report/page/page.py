@@ -295,7 +295,9 @@ def _cell(evidence: Evidence, names: Names, cell: dict, entries: dict[tuple, Ent
 def _statements(evidence: Evidence, cell: dict, entries: dict[tuple, Entry]) -> Iterator[str]:
     """Yield interval, drop and test in sentences, and the events of the runs."""
     board, method, task = evidence.board, cell["request"]["method"], cell["request"]["task"]
-    yield from (f"Not compared with other cells: {odd.reason}." for odd in board.odd if (odd.method, odd.task) == (method, task))
+    yield from (
+        f"Not compared with other cells: {odd.reason}." for odd in board.odd if (odd.method, odd.task) == (method, task)
+    )
     scores = {protocol: evidence.score(method, task, protocol) for protocol in board.protocols}
     for protocol, scored in scores.items():
         if scored.interval:

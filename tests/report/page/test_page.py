@@ -1,4 +1,4 @@
-"""The page without a browser: what stands on it, what never does, and that the same cells give the same bytes."""
+"""The page without a browser: its content, its safety, and equal bytes for equal cells."""
 
 import base64
 import copy
@@ -8,13 +8,14 @@ import re
 
 import pytest
 
-from report.board import Board
-from report.charts import log_ticks, round_ticks
-from report.headline import headline
-from report.page import pairs, render
-from report.statistics import holm
+from report.evidence.comparison import compare
+from report.evidence.statistics import holm
+from report.page.charts import log_ticks, round_ticks
+from report.page.headline import headline
+from report.page.page import pairs, render
 from report.wording import bits, probability, score, signed
 from tests.fixtures import cells as fixture
+from tests.fixtures.cells import cell_at
 
 METHODS = ("fp32", "rtn_2bit", "lsq_4bit", "lat_2bit", "tws_1bit", "bwn_1bit")
 TASKS = ("cola", "qqp", "rte", "wnli", "squad", "squad2")
@@ -29,11 +30,11 @@ def cells():
 
 @pytest.fixture(scope="module")
 def page(cells):
-    return render(Board(cells, FAILED))
+    return render(compare(cells, FAILED))
 
 
 class Reader(html.parser.HTMLParser):
-    """Collects what matters of a page: tags with attributes, the text of each table row, and all text there is."""
+    """The tags of a page with their attributes, the text of each table row, and all text."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -57,50 +58,49 @@ class Reader(html.parser.HTMLParser):
             self.rows[-1][-1] = " ".join(f"{self.rows[-1][-1]} {data}".split())
 
 
-# What stands on it
+# Content
 
 
 def test_the_tables_show_numbers_and_words(cells, page):
-    board = Board(cells, FAILED)
+    evidence = compare(cells, FAILED)
     rows = Reader(page).rows
     line = next(row for row in rows if row[0] == "KDLSQ-BERT, 4 bits lsq_4bit")
     assert line[1] == "4-4-8" and line[5] == "7.7×"
-    assert line[6].startswith(score(board.mean("lsq_4bit", "cola", "last")))
-    assert line[9] == "failed" and line[10].split()[0] == score(board.average("lsq_4bit", ("cola", "qqp", "rte"), "last"))
+    assert line[6].startswith(score(evidence.score("lsq_4bit", "cola").mean))
+    assert line[9] == "failed" and line[10].split()[0] == score(evidence.average("lsq_4bit", ("cola", "qqp", "rte")).value)
     assert any("not run" in row for row in rows if row[0] == "Binary weights bwn_1bit"), "SQuAD 2.0"
     assert any("†" in text for text in line)
 
 
-def test_what_the_reader_must_know_is_in_words(page):
+def test_the_reader_is_told_of_gaps_and_sources(page):
     text = " ".join(Reader(page).text.split())
     for words in (
-        "cells use only a part of the official data",
-        "2 cells failed: lsq_4bit on WNLI, lada_10x on RTE. Why stands with each task.",
+        "cells use only part of the official data",
+        "2 cells failed: lsq_4bit on WNLI, lada_10x on RTE. The reason is given under each task.",
         "failed: The disk is full.",
         "train: 100,000 of 363,846 rows",
         "snakemake results/lsq_4bit_rte.json --config preset=paper",
         "our choice; the paper does not say",
-        "2e-05; 3e-05 for SQuAD 1.1, SQuAD 2.0",
+        "2e-05; 3e-05 for SQuAD v1.1, SQuAD v2.0",
         "simulated",
         "not measured",
         "paired over examples and seeds",
     ):
         assert words in text, words
-    assert "demo data" not in text
+    assert "Demo:" not in text
 
 
-def test_the_demo_says_that_it_is_one():
-    page = render(Board(fixture.board(("fp32",), ("rte",), seeds=(1,), rows=50, source="generated")))
-    assert "Demo: these numbers come from generated demo data and are comparable with no paper." in page
+def test_the_demo_is_called_one():
+    page = render(compare(fixture.board(("fp32",), ("rte",), seeds=(1,), rows=50, source="generated")))
+    assert "Demo: generated data and a tiny model. Do not compare these numbers with any paper." in page
     assert "not comparable" in page and "reproduced<" not in page
     assert "with one seed" in page
 
 
 def test_diverged_seeds_are_counted_in_words(cells):
     cells = copy.deepcopy(cells)
-    board = Board(cells)
     for number, method in enumerate(("tws_1bit", "lat_2bit")):
-        measured = board.at[method, "rte"]["measured"]
+        measured = cell_at(cells, method, "rte")["measured"]
         lost = measured["seeds"][: 3 - 2 * number]
         for seed in lost:
             seed |= {"status": "diverged", "reason": "loss became nan at step 7", "scores": None}
@@ -110,57 +110,103 @@ def test_diverged_seeds_are_counted_in_words(cells):
         if not number:
             measured["outcomes"] = None
             measured["protocols"]["last"]["drop"] = measured["protocols"]["best"]["drop"] = None
-    page = render(Board(cells))
+    page = render(compare(cells))
     assert "diverged (3 of 3)" in page and "diverged (1 of 3)" in page and "loss became nan at step 7" in page
     assert "4 runs of" in page  # the checklist
 
 
-def test_cells_made_differently_are_shown_but_not_compared(cells):
+def test_an_odd_cell_is_named_and_the_others_are_compared(cells):
     cells = copy.deepcopy(cells)
-    cells[-1]["ran_on"]["base"]["sha256"] = "0" * 64
-    page = render(Board(cells))
-    assert "These cells differ in: base model" in page and "cannot be compared" in page
+    cell_at(cells, "lat_2bit", "rte")["request"]["primary"] = "best"
+    page = render(compare(cells))
+    text = " ".join(Reader(page).text.split())
+    assert (
+        "Not compared, because they were made differently: TernaryBERT, LAT on RTE (primary protocol best, not last)" in text
+    )
+    assert "Not compared with other cells: primary protocol best, not last." in text
+    assert "cannot be compared" not in text and "°</sup>" in page and "compressed methods" in text
+
+
+def test_a_page_on_which_every_method_has_an_odd_cell_has_no_average(cells):
+    cells = copy.deepcopy(cells)
+    for number, cell in enumerate(cells):
+        cell["request"]["preset"] = f"preset{number % 2}"
+    page = render(compare(cells))
     assert "No method has a comparable score on every task, so there is no average to plot" in page
-    assert "°</sup>" not in page and 'class="best"' not in page
 
 
-def test_headline_says_what_the_cells_say(cells):
-    board = Board(copy.deepcopy(cells))
+def test_a_method_shows_its_deviations_and_nothing_where_none_is_declared(page):
+    text = " ".join(Reader(page).text.split())
+    assert text.count("Known deviations from the paper") == 1
+    assert "The learning rate is the paper's for GLUE on SQuAD too." in text
+    assert "none is declared" not in text
+
+
+def test_an_unknown_family_and_an_unknown_task_show_up_everywhere(cells):
+    cells = copy.deepcopy(cells)
+    for cell in cells:
+        if cell["request"]["method"] == "bwn_1bit":
+            cell["about"]["method"]["family"] = "newcomer"
+        if cell["request"]["task"] == "rte":
+            cell["about"]["task"] |= {"title": "My task", "suite": None, "averaged": False}
+    page = render(compare(cells))
+    text = " ".join(Reader(page).text.split())
+    assert "newcomer" in text, "in the legend"
+    assert "Other tasks" in text and "My task" in text
+    assert "Mean of CoLA, QQP, for the methods that have them all." in text
+    row = next(row for row in Reader(page).rows if row[0] == "Binary weights bwn_1bit")
+    assert row[9].split()[0] == score(compare(cells).average("bwn_1bit", ["cola", "qqp"]).value)
+
+
+def test_a_page_of_own_tasks_alone_has_a_headline_and_a_plot(cells):
+    cells = copy.deepcopy([cell for cell in cells if cell["request"]["task"] == "rte"])
+    for cell in cells:
+        cell["about"]["task"] |= {"title": "My task", "suite": None, "averaged": False}
+    evidence = compare(cells)
+    assert "on My task" in headline(evidence)
+    assert "My task. Bars are 95 % intervals." in " ".join(Reader(render(evidence)).text.split())
+
+
+def test_the_headline_is_what_the_cells_allow(cells):
+    cells = copy.deepcopy(cells)
     assert re.fullmatch(
         r"Of \d compressed methods, .+ (is the smallest whose loss cannot be told from chance|does best): "
         r"it (loses|gains) \d+\.\d points on average over \d tasks, in a file \d+\.\d times smaller than full precision\.",
-        headline(Board([cell for cell in cells if cell["request"]["task"] in ("cola", "rte")])),
+        headline(compare([cell for cell in cells if cell["request"]["task"] in ("cola", "rte")])),
     )
-    assert headline(Board([board.at["fp32", "rte"]])).startswith("Full precision beats the constant answer on RTE, by ")
-    alone = Board([board.at["fp32", "rte"], board.at["rtn_2bit", "rte"]])
-    assert headline(alone).startswith("Rounding, 2 bits loses ") and "which cannot be told" not in headline(alone)
-    for summary in alone.at["rtn_2bit", "rte"]["measured"]["protocols"].values():
+    full, rounded = cell_at(cells, "fp32", "rte"), cell_at(cells, "rtn_2bit", "rte")
+    assert headline(compare([full])).startswith("Full precision beats the constant answer on RTE, by ")
+    loses = headline(compare([full, rounded]))
+    assert loses.startswith("Rounding, 2 bits loses ") and "which cannot be told" not in loses
+    for summary in rounded["measured"]["protocols"].values():
         summary["metrics"]["accuracy"]["mean"] = 99.0
-    assert headline(alone).startswith("Rounding, 2 bits gains ")
+    assert headline(compare([full, rounded])).startswith("Rounding, 2 bits gains ")
 
 
 def test_a_pairs_table_is_corrected_and_antisymmetric(cells):
-    board = Board(cells)
-    found = pairs(board, "rte")
-    assert found[1][1] is None and found[1][3][0] == -found[3][1][0]
-    raw = [board.against(method, "fp32", "rte", "last").p for method in METHODS[1:]]
-    assert [one[1] for one in found[0][1:]] == pytest.approx(holm(raw), rel=0.06)
+    evidence = compare(cells)
+    table = pairs(evidence, "rte")
+    assert table[1][1] is None and table[1][3][0] == -table[3][1][0]
+    raw = [evidence.pair(method, "fp32", "rte", "last").p for method in METHODS[1:]]
+    assert [p for _, p in table[0][1:]] == pytest.approx(holm(raw), rel=0.06)
 
 
-# What never stands on it
+# Safety
 
 
 def test_hostile_strings_stay_text(cells):
     cells = copy.deepcopy(cells)
     for cell in cells:
         if cell["request"]["method"] == "lat_2bit":
-            spec = cell["request"]["spec"]
-            spec["title"] = spec["sources"]["lr"] = spec["paper"] = f"{fixture.HOSTILE}</script><script>alert(2)</script>"
+            about, hostile = cell["about"], f"{fixture.HOSTILE}</script><script>alert(2)</script>"
+            about["method"] |= dict.fromkeys(("title", "family", "paper"), hostile) | {"deviations": [hostile]}
+            about["task"] |= {"title": hostile, "suite": hostile}
+            cell["request"]["spec"]["sources"]["lr"] = hostile
+            cell["request"]["preset"] = cells[0]["request"]["preset"] = hostile
             cell["request"]["method"] = 'x" onmouseover="alert(3)'
             cell["measured"]["seeds"][0]["events"] = ["</details><iframe src=x>"]
             cell["measured"]["baseline"]["what"] = '" onclick="alert(4)'
-            cell["request"]["task"] = cell["request"]["task"]
-    tags = Reader(render(Board(cells))).tags
+    tags = Reader(render(compare(cells))).tags
     assert not [tag for tag, _ in tags if tag in ("img", "iframe", "object", "embed", "base")]
     assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
     assert [attributes.get("type") for tag, attributes in tags if tag == "script"] == ["application/json", None]
@@ -207,11 +253,11 @@ ENDINGS = ("csv", "json", "md", "tex")
 
 
 def test_one_number_changes_only_its_places(cells, page):
-    assert render(Board(cells, FAILED)) == page
+    assert render(compare(cells, FAILED)) == page
     changed = copy.deepcopy(cells)
-    place = Board(changed).at["lat_2bit", "rte"]["measured"]["size"]["groups"]["word embedding"]
+    place = cell_at(changed, "lat_2bit", "rte")["measured"]["size"]["groups"]["word embedding"]
     before, place["bytes"] = place["bytes"], 812_345
-    after = render(Board(changed, FAILED))
+    after = render(compare(changed, FAILED))
     differing = [(a, b) for a, b in zip(page.splitlines(), after.splitlines(), strict=True) if a != b]
     assert len(differing) == 1
     assert f"{before:,}" in differing[0][0] and "812,345" in differing[0][1]
@@ -224,7 +270,7 @@ def test_how_numbers_are_written():
     assert score(61.25) == "61.2" and score(-0.04) == "0.0" and score(-1.25, 2) == "\N{MINUS SIGN}1.25"
     assert score(None) == "none"
     assert signed(0.04) == "0.0" and signed(0.06) == "+0.1" and signed(-2) == "\N{MINUS SIGN}2.0"
-    assert bits({"bits": {"weights": 2, "embeddings": 2, "activations": 8}}) == "2-2-8"
+    assert bits({"weights": 1.375, "embeddings": 2.0, "activations": 32}) == "1.4-2-32" and bits(None) == "?-?-?"
     assert [probability(p) for p in (0.0001, 0.0456, 0.5, 0.999)] == ["< 0.001", "= 0.046", "= 0.50", "> 0.99"]
 
 

@@ -1,14 +1,15 @@
-"""The page in a real browser: nothing is requested, nothing errs, and all that moves works by pointer and by keyboard."""
+"""The page in a real browser: no request, no error, and every control works by pointer and by keyboard."""
 
 import json
 import re
 
 import pytest
 
-from report.board import Board
-from report.page import render
+from report.evidence.comparison import compare
+from report.page.page import render
 from tests.fixtures import cells as fixture
 from tests.fixtures import chromium
+from tests.fixtures.cells import cell_at
 
 pytestmark = pytest.mark.skipif(chromium.EXECUTABLE is None, reason="there is no Chromium to open the page with")
 
@@ -19,16 +20,16 @@ TITLES = {"bwn_1bit": fixture.HOSTILE, "tws_1bit": "</script><script>alert(1)</s
 
 @pytest.fixture(scope="module")
 def cells():
-    found = fixture.board(METHODS, TASKS, seeds=(1, 2, 3), rows=150)
-    for cell in found:
-        cell["request"]["spec"]["title"] = TITLES.get(cell["request"]["method"], cell["request"]["spec"]["title"])
-    return found
+    cells = fixture.board(METHODS, TASKS, seeds=(1, 2, 3), rows=150)
+    for cell in cells:
+        cell["about"]["method"]["title"] = TITLES.get(cell["request"]["method"], cell["about"]["method"]["title"])
+    return cells
 
 
 @pytest.fixture(scope="module")
 def page(cells, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_text(render(Board(cells, {("lsq_4bit", "wnli"): "The disk is full."})), encoding="utf-8")
+    path.write_text(render(compare(cells, {("lsq_4bit", "wnli"): "The disk is full."})), encoding="utf-8")
     return path
 
 
@@ -96,8 +97,8 @@ def test_no_name_is_ever_markup(opened):
 
 
 def test_heads_sort_both_ways_by_pointer_and_by_keyboard(opened, cells):
-    browser, board = opened(), Board(cells)
-    means = {board.title(method): round(board.mean(method, "rte", "last"), 4) for method in METHODS}
+    browser, evidence = opened(), compare(cells)
+    means = {evidence.board.title(method): round(evidence.score(method, "rte").mean, 4) for method in METHODS}
     names = sorted(means, key=lambda title: -means[title])
     head = 'table[data-name="glue"] th[data-key=rte]'
     click(browser, f"{head} button")
@@ -114,7 +115,7 @@ def test_words_sort_last_in_both_directions(opened):
     head = 'table[data-name="glue"] th[data-key=drop] button'
     for _ in range(2):
         click(browser, head)
-        assert column(browser, "glue", 1)[-1] == "Full precision", "it has no teacher"
+        assert column(browser, "glue", 1)[-1] == "Full precision", "it has no reference"
 
 
 def test_filter_keeps_what_matches_everywhere(opened):
@@ -176,24 +177,25 @@ def test_unknown_deep_links_do_nothing(opened):
 
 
 def test_the_picker_finds_the_best_that_fits(opened, cells):
-    browser, board = opened(), Board(cells)
+    browser, evidence = opened(), compare(cells)
     tasks = ["cola", "mrpc", "qqp", "rte"]
-    small = [method for method in METHODS if board.at[method, "rte"]["measured"]["size"]["file"]["bytes"] < 30 * 2**20]
-    best = max(small, key=lambda method: board.average(method, tasks, "last") or 0)
+    sizes = {method: cell_at(cells, method, "rte")["measured"]["size"]["file"]["bytes"] for method in METHODS}
+    small = [method for method in METHODS if sizes[method] < 30 * 2**20]
+    best = max(small, key=lambda method: evidence.average(method, tasks).value or 0)
     browser.evaluate("picker.elements.size.value = 30; pick()")
-    assert texts(browser, ".picked") == [board.title(best)]
+    assert texts(browser, ".picked") == [evidence.board.title(best)]
     browser.evaluate("picker.elements.size.value = 3; pick()")
-    assert texts(browser, ".picked") == ["None fits."]
+    assert texts(browser, ".picked") == ["No method is within your limits."]
     browser.evaluate("picker.elements.size.value = ''; picker.elements.time.value = 20; pick()")
     assert "(simulated)" in texts(browser, "#picked")[0], "a simulated time is called so"
 
 
 def test_every_method_against_a_chosen_one(opened, cells):
-    browser, board = opened(), Board(cells)
+    browser, evidence = opened(), compare(cells)
     before = column(browser, "task-rte", 5)
     browser.evaluate(f"against.value = '{METHODS.index('lat_2bit')}'; against.dispatchEvent(new Event('change'))")
     found = dict(zip(column(browser, "task-rte", 1), column(browser, "task-rte", 5), strict=True))
-    difference = board.mean("lsq_4bit", "rte", "last") - board.mean("lat_2bit", "rte", "last")
+    difference = evidence.score("lsq_4bit", "rte").mean - evidence.score("lat_2bit", "rte").mean
     assert float(found["KDLSQ-BERT, 4 bits"].replace("\N{MINUS SIGN}", "-")) == pytest.approx(difference, abs=0.06)
     assert found["TernaryBERT, LAT"] == "itself"
     browser.evaluate("against.value = ''; against.dispatchEvent(new Event('change'))")
@@ -206,7 +208,7 @@ def test_an_older_report_is_compared(opened, page, tmp_path):
     row = next(row for row in older["rows"] if (row["method"], row["task"]) == ("lat_2bit", "rte"))
     row["mean"] -= 2
     older["rows"] = [row for row in older["rows"] if row["task"] != "qqp"]
-    contents = {"{": "is not JSON", '{"format": 9}': "is not the report.json", json.dumps(older): "cells differ"}
+    contents = {"{": "is not JSON", '{"format": 9}': "is not a report.json", json.dumps(older): "cells differ"}
     for number, (content, words) in enumerate(contents.items()):
         path = tmp_path / f"older{number}.json"
         path.write_text(content)

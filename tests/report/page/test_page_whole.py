@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from report.files import write_json
+from methods.common.files import write_json
 from tests.fixtures import cells as fixture
 from tests.fixtures import golden
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +21,14 @@ def written():
 
 @pytest.mark.parametrize("name", [*golden.TABLES, "page.txt"])
 def test_golden_files(written, name):
-    """Rewritten by `python -m tests.fixtures.golden`; the difference is what a reader will notice."""
+    """They are written again by `python -m tests.fixtures.golden`; the difference is what a reader will notice."""
     assert written[name] == (golden.FOLDER / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_1100_runs_make_a_page_under_3_megabytes_in_little_memory(tmp_path, capsys):
-    """Twenty methods, eleven tasks, five seeds and what each answered. The time is printed, for a machine has its moods."""
+    """Twenty methods, eleven tasks, five seeds and their predictions. The time is printed and not tested."""
     paths = []
     for cell in fixture.board():
         paths.append(tmp_path / f"{cell['request']['method']}_{cell['request']['task']}.json")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from report.files import write_json
+from methods.common.files import write_json
 from tests.fixtures import cells as fixture
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TASKS = ("cola", "rte")
 
 
