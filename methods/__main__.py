@@ -70,7 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--request", type=json.loads, help="the whole request as JSON instead (what the workflow passes)")
         return sub
 
-    sub = step(base, "base", "make the base model file")
+    sub = step(base, "base", "make the base model file of the preset, or of a task with a model of its own")
+    sub.add_argument("task", nargs="?")
     sub.add_argument("--out", type=Path)
     sub = step(data, "data", "make a task's tokenised data file")
     sub.add_argument("task", nargs="?")
@@ -82,8 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=1)
     sub.add_argument("--data", type=Path)
     sub.add_argument("--base", type=Path)
-    sub.add_argument("--teacher", type=Path, help="folder of the teacher's run")
-    sub.add_argument("--init", type=Path, help="folder of the run to start from")
+    sub.add_argument("--ancestor", action="append", default=[], metavar="ROLE=DIR", help="folder of an ancestor's run")
     sub.add_argument("--out", type=Path, help="folder of this run")
     sub.add_argument("--processes", type=int, default=1, help="devices to train on together, through accelerate launch")
     sub.add_argument("--checkpoint-steps", type=int, help="write a checkpoint every so many steps")
@@ -111,24 +111,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def base(arguments) -> None:
-    catalogue = None if arguments.request else _catalogue(arguments)
+    catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
     from methods.tasks.base import make
 
-    out = arguments.out or _work(catalogue) / "base.safetensors"
-    make(out, arguments.request or catalogue.request_base())
+    name = catalogue.base_file(arguments.task) if catalogue and arguments.task else "base.safetensors"
+    make(arguments.out or _work(catalogue) / name, arguments.request or catalogue.request_base(arguments.task))
 
 
 def data(arguments) -> None:
     catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
     request = arguments.request or catalogue.request_data(arguments.task)
-    from methods.tasks import demo, encode, hub
+    from methods.tasks import encode, sources
 
-    if request["source"]["source"] == "generated":
-        generated = demo.generate(request["task"], request["source"]["seed"])
-        splits = {split: {name: [row[name] for row in rows] for name in rows[0]} for split, rows in generated.items()}
-    else:
-        splits = hub.rows(request["entry"], request["source"]["mirror"])
-    tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / "base.safetensors")
+    splits = sources.rows(request)
+    tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / catalogue.base_file(request["task"]))
     encode.write_task(arguments.out or _work(catalogue) / f"data/{request['task']}.safetensors", request, tokenizer, splits)
 
 
@@ -137,7 +133,8 @@ def run(arguments) -> None:
         _launch(arguments.processes)
     catalogue = None if arguments.request else _catalogue(arguments, method=arguments.method, task=arguments.task)
     request = arguments.request or catalogue.request(arguments.method, arguments.task, arguments.seed)
-    folders = {role: getattr(arguments, role) for role in request["ancestors"]}
+    folders = {role: None for role in request["ancestors"]}
+    folders |= {role: Path(folder) for role, _, folder in (one.partition("=") for one in arguments.ancestor)}
     for role, (method, task, seed) in request["ancestors"].items():
         folders[role] = folders[role] or _work(catalogue) / f"runs/{method}/{task}/{seed}"
     import importlib
@@ -148,12 +145,12 @@ def run(arguments) -> None:
     family = importlib.import_module(f"methods.{request['spec']['family']}")
     here = f"runs/{request['method']}/{request['task']}/{request['seed']}"
     try:
-        record = harness.run(
+        record = harness.execute(
             request,
             family,
             arguments.out or _work(catalogue) / here,
             data_path=arguments.data or _work(catalogue) / f"data/{request['task']}.safetensors",
-            base_path=arguments.base or _work(catalogue) / "base.safetensors",
+            base_path=arguments.base or _work(catalogue) / catalogue.base_file(request["task"]),
             ancestors=folders,
             checkpoint_steps=arguments.checkpoint_steps,
             checkpoint_seconds=arguments.checkpoint_seconds,
@@ -205,7 +202,8 @@ def predict(arguments) -> None:
 
     predictor = prediction.Predictor(arguments.model, arguments.base)
     if arguments.text:
-        print(prediction.page(*predictor([predictor.texts(arguments.text)])))
+        (answer,) = predictor([predictor.texts(arguments.text)])
+        print(prediction.page(answer, predictor.kind))
         return
     for line in predictor.lines(sys.stdin.buffer, arguments.batch):
         print(line, flush=True)
@@ -243,6 +241,8 @@ def _told(record: dict) -> str:
     name = f"{request['method']} {request['task']} seed {request['seed']}"
     if record["status"] != "ok":
         return f"{name}: {record['status']}: {record['reason']}"
+    if record["scores"] is None:
+        return f"{name}: allocation written"
     scores = [f"{protocol} {record['scores'][protocol]['metrics'][record['metric']]:.2f}" for protocol in ("last", "best")]
     return f"{name}: {record['metric']} {', '.join(scores)} (baseline {record['baseline']['metrics'][record['metric']]:.2f})"
 

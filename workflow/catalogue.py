@@ -17,6 +17,10 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from methods.common import options
+from methods.common.errors import UserError
+from workflow import entries, stanzas
+
 ROOT = Path(__file__).resolve().parent.parent
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, which is faster, where PyYAML has it
 NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-9]*)")
@@ -35,25 +39,28 @@ class Catalogue:
     @functools.cached_property
     def teachers(self) -> set[str]:
         """Methods that teach some other: they are trained once per task, at `teacher_seed`."""
-        return {spec["teacher"] for spec in self.methods.values() if spec.get("teacher")}
+        return {spec["ancestors"]["teacher"] for spec in self.methods.values() if "teacher" in spec["ancestors"]}
 
     @functools.cached_property
     def keep_latent(self) -> set[str]:
         """Quantized methods that some other starts from: it needs the weights that their model files round."""
-        starts = {spec["init"] for spec in self.methods.values() if spec.get("init")}
-        return {name for name in starts if self.methods[name]["bits"]["weights"] < 32}
+        starts = {spec["ancestors"]["init"] for spec in self.methods.values() if "init" in spec["ancestors"]}
+        return {name for name in starts if any(True for _ in options.stanzas(self.values(name)))}
+
+    def values(self, method: str, task: str | None = None) -> dict:
+        """Return a method's recipe as values, those of a task where it has its own."""
+        return {key: stanzas.value_of(entry, task) for key, entry in self.methods[method]["recipe"].items()}
 
     def ancestors(self, method: str, task: str, seed: int) -> dict[str, tuple[str, str, int]]:
         """The runs that a run needs, by role (`teacher`, `init`): (method, task, seed) of each."""
-        found = {}
-        for role in ("teacher", "init"):
-            if name := self.methods[method].get(role):
-                found[role] = (name, task, self.config["teacher_seed"] if name in self.teachers else seed)
-        return found
+        return {
+            role: (name, task, self.config["teacher_seed"] if name in self.teachers else seed)
+            for role, name in self.methods[method]["ancestors"].items()
+        }
 
     def lineage(self, method: str) -> list[str]:
         """The methods that a method descends from, nearest first."""
-        parents = [name for role in ("init", "teacher") if (name := self.methods[method].get(role))]
+        parents = list(self.methods[method]["ancestors"].values())
         return list(dict.fromkeys([*parents, *(above for name in parents for above in self.lineage(name))]))
 
     def budget(self, task: str, method: str | None = None) -> dict:
@@ -61,7 +68,7 @@ class Catalogue:
         common = {key: value for key, value in self.config["budget"].items() if key != "tasks"}
         found = common | self.config["budget"].get("tasks", {}).get(task, {})
         students = found.pop("student_epochs_scale", None)
-        if students and method and self.methods[method].get("init"):
+        if students and method and "init" in self.methods[method]["ancestors"]:
             found["epochs_scale"] = students
         return found
 
@@ -69,20 +76,26 @@ class Catalogue:
         """Everything that a run depends on beside its input files and its code; a change of any of it is another run."""
         spec = dict(self.methods[method])
         recipe = spec.pop("recipe")
-        spec.pop("listed", None)  # where a method is shown does not change how it is trained
-        spec["recipe"] = {key: entry.get("tasks", {}).get(task, entry["value"]) for key, entry in recipe.items()}
-        spec["sources"] = {key: entry["source"] for key, entry in recipe.items()}
+        product = spec["product"]
+        for key in ("listed", "ancestors", "bits", "title", "paper", "deviations", "product"):  # shown, or requested apart
+            spec.pop(key, None)
+        spec["recipe"] = self.values(method, task)
+        spec["sources"] = {key: entry[-1] for key, entry in recipe.items()}
         ancestors = self.ancestors(method, task, seed)
         keys = ["preset", "padding", "precision", "threads", "compile", "ternary"]
         if ancestors:  # which of an ancestor's models is taken, and whether a weak one may teach, is nothing to the others
             keys += ["primary", "allow_weak_teacher"]
+        own = {"finetuned": True} if "finetuned" in self.tasks[task] and not ancestors else {}
         return {
+            **own,
             "method": method,
             "task": task,
             "seed": seed,
             "spec": spec,
             "budget": {**self.budget(task, method), "evaluate_every": self.evaluate_every(task)},
             "ancestors": ancestors,
+            "product": product,
+            "scoring": digest("methods/scoring"),
             "latent": self.config["primary"] if method in self.keep_latent else None,
             "code": digest(
                 "methods/common",
@@ -102,17 +115,32 @@ class Catalogue:
     def request_data(self, task: str) -> dict:
         """What the task file depends on: the task's entry, the source of the rows and the length of the inputs."""
         budget = self.budget(task)
-        lengths = [self.tasks[task]["max_length"], budget.get("max_length") or self.tasks[task]["max_length"]]
+        lengths = [length for length in (self.tasks[task].get("max_length"), budget.get("max_length")) if length]
+        unread = ("evaluate_every", "finetuned", *entries.SHOWN)
         return {
             "task": task,
-            "entry": {key: value for key, value in self.tasks[task].items() if key != "evaluate_every"},
+            "entry": {key: value for key, value in self.tasks[task].items() if key not in unread},
+            "files": entries.digests(entries.files_of(self.tasks[task])),
             "source": self.config["data"],
-            "max_length": min(lengths),
+            "max_length": min(lengths, default=None),  # an upper bound: a kind has its own length too
             "train_rows": budget.get("train_rows"),
             "code": digest("methods/tasks", "methods/tasks/data.py", "methods/common/files.py"),
         }
 
-    def request_base(self) -> dict:
+    def base_file(self, task: str) -> str:
+        """Where a task's base model file is in the results of the preset: the preset's, or the task's own."""
+        return f"base/{task}.safetensors" if "finetuned" in self.tasks[task] else "base.safetensors"
+
+    def request_base(self, task: str | None = None) -> dict:
+        """What the preset's base model depends on, or with `task` that of a task with a model of its own."""
+        if task and "finetuned" in self.tasks[task]:
+            entry = self.tasks[task]
+            return {
+                "finetuned": entry["finetuned"],
+                "files": entries.digests(entries.model_files_of(entry)),
+                "task": {"name": task, "kind": entry["kind"], "labels": entry.get("labels", [])},
+                "code": digest("methods/model/encoder.py", "methods/tasks/finetuned.py", "methods/tasks/kinds"),
+            }
         base = self.config["base"]
         # Only pre-training depends on the training core: an imported model is the same whatever the core does.
         sources = (
@@ -127,6 +155,8 @@ class Catalogue:
         found = {}
         for task in self.config["tasks"]:
             entry = self.tasks[task]
+            if "files" in entry:
+                continue
             row = found.setdefault(entry["dataset"], {"kind": "dataset", "revision": entry["revision"], "configs": []})
             row["configs"].append(entry["config"])
         if self.config["base"]["source"] == "hub":
@@ -158,10 +188,16 @@ def load(config: dict | None = None) -> Catalogue:
     if preset not in presets:
         raise ConfigError(f"Unknown preset {preset!r}. {_choices(str(preset), presets)}")
     config = merge(read_yaml(ROOT / f"config/presets/{preset}.yaml"), {**config, "preset": preset})
-    methods, tasks = read_yaml(ROOT / "config/methods.yaml"), read_yaml(ROOT / "config/tasks.yaml")
+    try:
+        methods = stanzas.read(ROOT / "config/methods", read_yaml)
+    except UserError as error:
+        raise ConfigError(str(error)) from None
+    tasks = read_yaml(ROOT / "config/tasks.yaml")
     check(config, "config", "configuration")
-    check(methods, "methods", "config/methods.yaml")
+    if line := entries.problem(tasks):
+        raise ConfigError(line)
     check(tasks, "tasks", "config/tasks.yaml")
+    tasks = entries.completed(tasks)
     _check_names(config, methods, tasks)
     return Catalogue(config, methods, tasks)
 
@@ -244,27 +280,6 @@ def _check_names(config: dict, methods: dict, tasks: dict) -> None:
     for name in config["budget"].get("tasks", {}):
         if name not in tasks:
             raise ConfigError(f"configuration: budget.tasks: unknown task {name!r}. {_choices(name, tasks)}")
-    families = sorted(path.stem for path in (ROOT / "methods").glob("*.py") if "\ndef student(" in path.read_text("utf-8"))
-    for name, spec in methods.items():
-        if spec["family"] not in families:
-            raise ConfigError(
-                f"config/methods.yaml: {name}.family: there is no methods/{spec['family']}.py with a function `student`. "
-                f"{_choices(spec['family'], families)}"
-            )
-        for role in ("teacher", "init"):
-            if spec.get(role) and spec[role] not in methods:
-                raise ConfigError(f"config/methods.yaml: {name}.{role}: {_choices(spec[role], methods)}")
-    for name in methods:
-        _check_acyclic([name], methods)
-
-
-def _check_acyclic(line: list[str], methods: dict) -> None:
-    """Follow every line of descent, through teachers and starts alike."""
-    spec = methods[line[-1]]
-    for name in filter(None, {spec.get("teacher"), spec.get("init")}):
-        if name in line:
-            raise ConfigError(f"config/methods.yaml: {' -> '.join([*line, name])}: a method cannot descend from itself.")
-        _check_acyclic([*line, name], methods)
 
 
 def _choices(wrong: str, known) -> str:

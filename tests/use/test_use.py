@@ -210,7 +210,7 @@ def test_the_tokenizer_is_looked_for_above_the_file_then_in_the_results_then_und
     model = tmp_path / "elsewhere/model.safetensors"
     model.parent.mkdir()
     model.write_bytes(model_of(found).read_bytes())
-    with pytest.raises(UserError, match=r"needs the tokenizer of tiny, and no base\.safetensors stands .* --preset demo"):
+    with pytest.raises(UserError, match=r"needs the tokenizer of tiny, and no base\.safetensors exists .* --preset demo"):
         Predictor(model)
     with pytest.raises(UserError, match=r"nowhere\.safetensors is missing"):
         Predictor(model, tmp_path / "nowhere.safetensors")

@@ -31,7 +31,27 @@ def ancestors(wildcards):
 
 def ancestor_options(wildcards):
     found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
-    return " ".join(f"--{role} {work(*run)}" for role, run in found.items())
+    return " ".join(f"--ancestor {role}={work(*run)}" for role, run in found.items())
+
+
+def base_of(wildcards):
+    """The base model file of a task: the preset's, or that of the user's own model."""
+    return f"results/{CATALOGUE.config['preset']}/{CATALOGUE.base_file(wildcards.task)}"
+
+
+def own_rows(wildcards):
+    return own_files(catalogues.entries.files_of(CATALOGUE.tasks[wildcards.task]), f"{wildcards.task}.files")
+
+
+def own_model(wildcards):
+    return own_files(catalogues.entries.model_files_of(CATALOGUE.tasks[wildcards.task]), f"{wildcards.task}.finetuned")
+
+
+def own_files(paths, key):
+    """Files of the user's own, as inputs; one line where one is missing."""
+    if line := catalogues.entries.missing(paths, key):
+        sys.exit(f"error: {line}")
+    return paths
 
 
 def work(method, task, seed):

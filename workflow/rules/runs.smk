@@ -18,9 +18,28 @@ rule base:
         "python -m methods base --request {params.request:q} --out {output} 2>&1 | tee {log}"
 
 
+rule base_of_task:
+    # The encoder, head and tokenizer of a task's own fine-tuned model.
+    input:
+        own_model,
+    output:
+        ensure("<work>/base/{task}.safetensors", non_empty=True),
+    log:
+        "<work>/logs/base/{task}.log",
+    conda:
+        "../../environment.yml"
+    params:
+        request=lambda wildcards: catalogues.dump(CATALOGUE.request_base(wildcards.task)),
+    message:
+        "Base model of {wildcards.task}"
+    shell:
+        "python -m methods base --request {params.request:q} --out {output} 2>&1 | tee {log}"
+
+
 rule data:
     input:
-        base=rules.base.output[0],
+        own_rows,
+        base=base_of,
     output:
         ensure("<work>/data/{task}.safetensors", non_empty=True),
     log:
@@ -37,7 +56,7 @@ rule data:
 
 rule run:
     input:
-        base=rules.base.output[0],
+        base=base_of,
         data=rules.data.output[0],
         ancestors=ancestors,
     output:
