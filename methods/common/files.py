@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Container, Iterator
@@ -63,6 +64,24 @@ def read_json(path: Path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run the same command again.") from None
+
+
+def read_object(path: Path) -> dict:
+    """Return the JSON object in `path`; refuse every other document, NaN, infinities and nesting without end."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        document = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): delete it and run the same command again.") from None
+    if not isinstance(document, dict):
+        raise UserError(f"{path} holds no JSON object: delete it and run the same command again.")
+    return document
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write all of `content`, or leave the previous file as it was."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_sealed(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> str:
@@ -134,6 +153,12 @@ def _digest(array: np.ndarray) -> str:
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def _errno_of(error: SafetensorError) -> tuple[int, str]:
