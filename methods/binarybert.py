@@ -147,7 +147,9 @@ def sensitivities(
 
     model.eval()
     before = once("loss", loss)
-    return [once(f"loss with {name} binary", lambda layer=layer: with_binary(layer)) - before for name, layer in layers.items()]
+    return [
+        once(f"loss with {name} binary", lambda layer=layer: with_binary(layer)) - before for name, layer in layers.items()
+    ]
 
 
 def knapsack(gains: list[float], costs: list[int], budget: int) -> set[int]:

@@ -209,7 +209,7 @@ class Catalogue:
             "entry": {key: value for key, value in entry.items() if key not in elsewhere},
             "files": entries.digests(entries.files_of(entry)),
             "source": self.config["data"],
-            "max_length": min(lengths, default=None),  # None: the kind's own
+            "max_length": min(lengths, default=None),  # an upper bound: a kind has its own length too
             "train_rows": budget.get("train_rows"),
             "code": digest(*sources),
         }

@@ -133,13 +133,17 @@ def _check(name: str, stanza: dict, known: dict, families: list[str], where: str
     if not isinstance(stanza["listed"], bool):
         raise UserError(f"{where}.listed: {stanza['listed']!r} must be true or false.")
     if stanza["product"] not in ("model", "allocation"):
-        raise UserError(f"{where}.product: {stanza['product']!r} is not known. {nearest(stanza['product'], ('model', 'allocation'))}")
+        raise UserError(
+            f"{where}.product: {stanza['product']!r} is not known. {nearest(stanza['product'], ('model', 'allocation'))}"
+        )
     for role, ancestor in stanza["ancestors"].items():
         if ancestor not in known:
             raise UserError(f"{where}.ancestors.{role}: unknown method {ancestor!r}. {nearest(ancestor, known)}")
         is_search = known[ancestor]["product"] == "allocation"
         if is_search and role in ("init", "teacher"):
-            raise UserError(f"{where}.ancestors.{role}: {ancestor} is a search and leaves no model: name a method that does.")
+            raise UserError(
+                f"{where}.ancestors.{role}: {ancestor} is a search and leaves no model: name a method that does."
+            )
     recipe = stanza["recipe"]
     tasks = {task for entry in recipe.values() if len(entry) == 3 for task in entry[1]}
     for task in (None, *sorted(tasks)):

@@ -30,7 +30,7 @@ def write_task(path: Path, request: dict, tokenizer_json: str, splits: dict[str,
         counts["train"] = request["train_rows"]
     if source.own:
         official = dict(counts)  # nobody else counts these rows: they are never partial
-    max_length = request["max_length"] or entry["max_length"]
+    max_length = min(entry["max_length"], request["max_length"] or entry["max_length"])
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()
     encoded = {name: kind.encode(columns, entry, max_length, tokenizer, name) for name, columns in splits.items()}
