@@ -144,6 +144,8 @@ class Int8Linear(nn.Module):
     The numbers are those of `torch.ao.quantization.quantize_dynamic`; the codes are kept as ordinary tensors.
     """
 
+    input_bits = 8
+
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features

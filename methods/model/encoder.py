@@ -1,20 +1,19 @@
-"""The models: stock Hugging Face BERT with a head for the task, from a base file or from an earlier run."""
+"""Encoders: a stock model of transformers with a head for the task, built from a base file or from a description."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from transformers.models.bert.configuration_bert import BertConfig
-from transformers.models.bert.modeling_bert import BertForQuestionAnswering, BertForSequenceClassification
 
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, sha256_file, write_sealed
 from methods.kernel.layers import Dropout
+from methods.model.anatomy import ANATOMIES
 
-HEADS = ("classifier.", "qa_outputs.")  # parameters that belong to the task and to no pretrained model
+HEAD = "head."  # prefix of the head's arrays in a base model file
 
 
 @dataclass(frozen=True)
@@ -25,27 +24,31 @@ class Base:
     config: dict
     tokenizer: str
     source: dict
+    head: dict[str, np.ndarray] = field(default_factory=dict)  # of a fine-tuned model; a pretrained one has none
 
 
 def write_base(path: Path, base: Base) -> None:
     tokenizer = np.frombuffer(base.tokenizer.encode(), np.uint8)
-    write_sealed(path, {**base.weights, "tokenizer": tokenizer}, {"config": base.config, "source": base.source})
+    head = {f"{HEAD}{name}": array for name, array in base.head.items()}
+    write_sealed(path, {**base.weights, **head, "tokenizer": tokenizer}, {"config": base.config, "source": base.source})
 
 
 def read_base(path: Path) -> tuple[Base, str]:
     """The base model and the SHA-256 of its file."""
-    weights, meta = read_sealed(path)
-    tokenizer = weights.pop("tokenizer").tobytes().decode()
-    return Base(weights, meta["config"], tokenizer, meta["source"]), sha256_file(path)
+    arrays, meta = read_sealed(path)
+    if "tokenizer" not in arrays:
+        raise UserError(f"{path} is no base model file: name the base.safetensors of a preset.")
+    tokenizer = arrays.pop("tokenizer").tobytes().decode()
+    head = {name.removeprefix(HEAD): arrays.pop(name) for name in list(arrays) if name.startswith(HEAD)}
+    return Base(arrays, meta["config"], tokenizer, meta["source"], head), sha256_file(path)
 
 
-def import_base(folder: Path, source: dict) -> Base:
-    """A base model from the plain files of a hub repository, whatever prefix or old names its weights carry."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "bert":
-        raise UserError(
-            f"{folder}/config.json describes a {config.get('model_type')!r} model: only BERT models can be used."
-        )
+def import_base(folder: Path, source: dict, head: str = "sequence", outputs: int | None = None) -> Base:
+    """A base model from the plain files of a hub repository, whatever prefix or old names its weights carry.
+
+    With `outputs` the head is taken over too: it is that of a fine-tuned model.
+    """
+    config = read_config(folder)
     path = folder / "model.safetensors"
     if not path.is_file():
         raise UserError(f"{folder} holds no model.safetensors (pickled weights are never loaded): convert the model first.")
@@ -53,44 +56,85 @@ def import_base(folder: Path, source: dict) -> Base:
         raise UserError(
             f"{path} is damaged or another model (its SHA-256 is not {source['sha256'][:12]}...): fetch it again."
         )
+    stored = read_weights(path, config["model_type"])
+    anatomy = ANATOMIES[config["model_type"]]
+    with torch.device("meta"):
+        expected = build(known(config), head, outputs or 2)
+    weights, heads = {}, {}
+    for name, tensor in expected.state_dict().items():
+        if anatomy.is_head(name):
+            if outputs is not None:
+                heads[name] = _expected(stored, name, tensor.shape, path, "")
+        else:
+            own = name.removeprefix(f"{expected.base_model_prefix}.")
+            weights[own] = _expected(stored, own, tensor.shape, path, ": a base model needs the whole encoder")
+    return Base(weights, known(config), tokenizer_json(folder), {**source, "sha256": sha256_file(path)}, heads)
+
+
+def read_config(folder: Path) -> dict:
+    """The config.json of a model that can be used here."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        raise UserError(f"{path} is missing or no JSON: name a folder with config.json and model.safetensors.") from None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in ANATOMIES:
+        raise UserError(f"{path} describes a {kind!r} model, which cannot be used. There are: {', '.join(ANATOMIES)}.")
+    return config
+
+
+def read_weights(path: Path, architecture: str) -> dict[str, np.ndarray]:
+    """The weights of a safetensors file in fp32, without the encoder's prefix and under today's names."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    weights = {}
-    for name, tensor in load_file(path).items():
-        name = name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias")
-        weights[name] = tensor.float().numpy()
-    expected = bert(BertConfig(**known(config)), "classification", 2).bert.state_dict()
-    if missing := [name for name in expected if name not in weights]:
-        raise UserError(f"{path} lacks {missing[0]!r}: a base model needs the whole of BERT, pooler included.")
-    kept = {name: weights[name] for name in expected}
-    return Base(kept, known(config), _tokenizer_json(folder, config), {**source, "sha256": sha256_file(path)})
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file ({error}): copy the model again.") from None
+    short = {name: name.removeprefix(f"{architecture}.") for name in tensors}
+    names = {name: one.replace(".gamma", ".weight").replace(".beta", ".bias") for name, one in short.items()}
+    return {names[name]: tensor.float().numpy() for name, tensor in tensors.items()}
+
+
+def _expected(stored: dict[str, np.ndarray], name: str, shape: torch.Size, path: Path, hint: str) -> np.ndarray:
+    """Return a stored weight, if it has the shape that the configuration says."""
+    if name not in stored:
+        raise UserError(f"{path} lacks {name!r}{hint}.")
+    if stored[name].shape != tuple(shape):
+        raise UserError(f"{path}: {name!r} has shape {stored[name].shape}, but {tuple(shape)} was expected.")
+    return stored[name]
 
 
 def known(config: dict) -> dict:
     """The architecture alone: no paths, versions or heads of whoever saved it."""
     keys = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
-        "attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps pad_token_id"
+        "model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range "
+        "layer_norm_eps pad_token_id"
     )
     return {key: config[key] for key in keys.split() if key in config}
 
 
-def _tokenizer_json(folder: Path, config: dict) -> str:
+def tokenizer_json(folder: Path) -> str:
+    """The tokenizer of a model folder, as tokenizer.json."""
     if (folder / "tokenizer.json").is_file():
         return (folder / "tokenizer.json").read_text(encoding="utf-8")
     if (folder / "vocab.txt").is_file():
-        vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-        return wordpiece(vocabulary)
+        settings = folder / "tokenizer_config.json"
+        cased = settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case") is False
+        return wordpiece((folder / "vocab.txt").read_text(encoding="utf-8").splitlines(), lowercase=not cased)
     raise UserError(f"{folder} holds neither tokenizer.json nor vocab.txt: copy one of them from the hub.")
 
 
-def wordpiece(vocabulary: list[str]) -> str:
-    """BERT's lower-casing WordPiece tokenizer over a vocabulary, as tokenizer.json."""
+def wordpiece(vocabulary: list[str], lowercase: bool = True) -> str:
+    """BERT's WordPiece tokenizer over a vocabulary, as tokenizer.json."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     numbers = {word: number for number, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -100,32 +144,50 @@ def wordpiece(vocabulary: list[str]) -> str:
     return tokenizer.to_str()
 
 
-def bert(config: BertConfig, kind: str, labels: int) -> nn.Module:
-    """A stock BERT for a kind of task, freshly initialised from torch's random state; only its dropout is cheaper."""
-    if kind != "span":
-        config.num_labels = max(labels, 1)
-    model = (BertForQuestionAnswering if kind == "span" else BertForSequenceClassification)(config)
+def build(config: dict, head: str, outputs: int) -> nn.Module:
+    """Return a stock encoder of transformers under a head, freshly initialised from torch's random state.
+
+    Only its dropout is cheaper. `model.record` holds what the model is and which edits were made to it.
+    """
+    anatomy = ANATOMIES[config.get("model_type", "bert")]
+    settings = anatomy.config_class()(**{key: value for key, value in config.items() if key != "model_type"})
+    settings.num_labels = max(outputs, 1)
+    model = anatomy.model_class(head)(settings)
     for parent in list(model.modules()):
         for name, module in parent.named_children():
             if type(module) is nn.Dropout:
                 setattr(parent, name, Dropout(module.p))
+    model.record = Record(known(config), head, outputs)
     return model
 
 
-def from_base(base: Base, kind: str, labels: int, seed: int) -> nn.Module:
-    """The pretrained encoder under a new head; the head depends on the run's seed."""
+@dataclass
+class Record:
+    """What a model is beside its tensors: the stock encoder it was made from, its head, and the edits made since."""
+
+    config: dict
+    head: str
+    outputs: int
+    edits: list[dict] = field(default_factory=list)
+
+
+def from_base(base: Base, head: str, outputs: int, seed: int) -> nn.Module:
+    """Return the pretrained encoder under a new head, which depends on the run's seed, or under the base's own head."""
     torch.manual_seed(seed)
-    model = bert(BertConfig(**base.config), kind, labels)
-    weights = {f"bert.{name}": torch.from_numpy(array.copy()) for name, array in base.weights.items()}
+    model = build(base.config, head, outputs)
+    anatomy = ANATOMIES[base.config.get("model_type", "bert")]
+    prefix = model.base_model_prefix
+    weights = {f"{prefix}.{name}": torch.from_numpy(array.copy()) for name, array in base.weights.items()}
+    weights |= {name: torch.from_numpy(array.copy()) for name, array in base.head.items()}
     expected = model.state_dict().keys()
     model.load_state_dict({name: tensor for name, tensor in weights.items() if name in expected}, strict=False)
-    if missing := [name for name in expected if name not in weights and not name.startswith(HEADS)]:
+    if missing := [name for name in expected if name not in weights and not anatomy.is_head(name)]:
         raise UserError(f"The base model lacks {missing[0]!r}: make it again.")
     return model
 
 
 def logits(output) -> tuple[torch.Tensor, ...]:
-    """What a task's head says: (B, labels) once, or (B, S) twice for spans."""
+    """Return a head's scores: (B, outputs) once, (B, S) twice for spans, or (B, S, outputs) once for words."""
     if hasattr(output, "start_logits"):
         return output.start_logits, output.end_logits
     return (output.logits,)

@@ -1,42 +1,21 @@
-"""The scores as Hugging Face `evaluate` metrics: `load("mrpc").compute(predictions=..., references=...)`.
+"""The scores as Hugging Face `evaluate` metrics: `SquadV1().compute(predictions=..., references=...)`.
 
-`evaluate.load` looks for a script in the current directory, then downloads one, and runs what it finds.
-These metrics are imported like any other code instead: nothing is looked up, fetched or left behind. The
-figures are those of `scores.py`, in percent and under the same names.
+`evaluate.load` looks for a script in the current directory, then downloads one, and runs what it finds. These metrics are
+imported like any other code instead: nothing is looked up, fetched or left behind. The figures are those of `metrics.py`,
+in percent and under the same names. Which task uses which metric is its kind's to say.
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import evaluate
 from datasets import Features, List, Value
 
 from methods.scoring import metrics as scores
 
-GLUE = {
-    "cola": ("matthews", "accuracy"),
-    "sst2": ("accuracy",),
-    "mrpc": ("accuracy", "f1"),
-    "stsb": ("spearman", "pearson"),
-    "qqp": ("accuracy", "f1"),
-    "mnli": ("accuracy",),
-    "qnli": ("accuracy",),
-    "rte": ("accuracy",),
-    "wnli": ("accuracy",),
-}
-
-
-def load(task: str) -> evaluate.Metric:
-    """The metric of one of the eleven tasks."""
-    if task in GLUE:
-        return Glue(task)
-    if task in SQUAD:
-        return SQUAD[task]()
-    raise ValueError(f"no metric for task {task!r} (there are {', '.join([*GLUE, *SQUAD])})")
-
 
 class _InMemory(evaluate.Metric):
-    """A metric that keeps what it is given in memory and leaves no file or folder."""
+    """A metric that keeps its input in memory and leaves no file or folder."""
 
     def __init__(self, config_name: str | None = None):
         # evaluate makes its cache folder even when it will not use it
@@ -44,25 +23,23 @@ class _InMemory(evaluate.Metric):
             super().__init__(config_name, keep_in_memory=True, cache_dir=unused)
 
 
-class Glue(_InMemory):
-    """The scores of one GLUE task, which is the configuration's name."""
+class Values(_InMemory):
+    """Scores of one value a row: `score(names, predictions, references)` of `metrics`."""
+
+    def __init__(self, score: Callable, names: Iterable[str], dtype: str):
+        self.values, self.score, self.names = Value(dtype), score, list(names)
+        super().__init__()
 
     def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in GLUE:
-            raise ValueError(f"no GLUE task {self.config_name!r} (there are {', '.join(GLUE)})")
-        names = ", ".join(GLUE[self.config_name])
-        value = Value("float64" if self.config_name == "stsb" else "int64")
         return evaluate.MetricInfo(
-            description=f"The scores of GLUE's {self.config_name}, in percent: {names}.",
-            citation=_GLUE_CITATION,
-            inputs_description="predictions: class indices (stsb: similarities). references: likewise.",
-            features=Features(predictions=value, references=value),
-            reference_urls=["https://gluebenchmark.com"],
+            description=f"In percent: {', '.join(self.names)}.",
+            citation="",
+            inputs_description="predictions: one value a row, such as a class index. references: likewise.",
+            features=Features(predictions=self.values, references=self.values),
         )
 
     def _compute(self, predictions, references) -> dict[str, float]:
-        score = scores.regression if self.config_name == "stsb" else scores.classification
-        return score(GLUE[self.config_name], predictions, references)
+        return self.score(self.names, predictions, references)
 
 
 class SquadV1(_InMemory):
@@ -85,9 +62,6 @@ class SquadV2(_InMemory):
     def _compute(self, predictions, references, threshold: float = 0.0) -> dict[str, float]:
         texts, null_scores = (_by_id(predictions, column) for column in ("prediction_text", "null_score"))
         return scores.squad2(texts, _golds(references), null_scores, threshold)
-
-
-SQUAD = {"squad": SquadV1, "squad2": SquadV2}
 
 
 def _squad_info(description: str, citation: str, extra: dict[str, Value]) -> evaluate.MetricInfo:
@@ -117,15 +91,6 @@ def _by_id(rows: Iterable[dict], column: str) -> dict:
         table[row["id"]] = row[column]
     return table
 
-
-_GLUE_CITATION = """\
-@inproceedings{wang2019glue,
-  title = {{GLUE}: A Multi-Task Benchmark and Analysis Platform for Natural Language Understanding},
-  author = {Wang, Alex and Singh, Amanpreet and Michael, Julian and Hill, Felix and Levy, Omer and
-            Bowman, Samuel R.},
-  booktitle = {International Conference on Learning Representations},
-  year = {2019}
-}"""
 
 _SQUAD_CITATION = """\
 @inproceedings{rajpurkar2016squad,

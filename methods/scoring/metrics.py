@@ -223,9 +223,6 @@ def _squad2(predictions: Mapping, references: Mapping, null_scores: Mapping) -> 
     return answerable, differences, _best_over_golds(predictions, golds)
 
 
-METRICS = {"classification": classification, "regression": regression, "squad": squad, "squad2": squad2}
-
-
 def _best_threshold(differences: np.ndarray, gains: np.ndarray) -> float:
     """The smallest threshold with the best sum of `gains` (of keeping the answer over emptying it)."""
     order = np.argsort(differences, kind="stable")

@@ -3,19 +3,24 @@
 A task file is a sealed file. For every split it holds, as flat arrays, the token ids of all rows one after another, where
 each row ends, and the length of each row's first segment; then labels, or for span tasks the gold token positions (train)
 and the windows' example numbers and character offsets (dev). Texts that are needed to score spans travel as JSON bytes.
+
+A target has one number a row or one a token: labels, or tags and hidden words. What a task's rows mean is its kind's.
 """
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from methods.common.files import read_sealed
+from methods.tasks import kinds
 
 # Few lengths, so that code compiled for a shape is used again; every batch is padded to the smallest that holds it.
 BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+NO_TARGET = -100  # of a token without one, such as padding
 POOL = 50  # batches whose rows are sorted by length together: enough to save padding, few enough to stay random
 
 
@@ -25,10 +30,8 @@ class Split:
 
     ids: np.ndarray  # (tokens,) all rows, one after another
     ends: np.ndarray  # (rows,) where each row ends in `ids`
-    first: np.ndarray  # (rows,) tokens of the first segment, [CLS] and [SEP] included
-    targets: dict[str, np.ndarray] = field(
-        default_factory=dict
-    )  # (rows,) each: labels, or start and end; `words`: (tokens,)
+    first: np.ndarray  # (rows,) tokens of the first segment, special tokens included
+    targets: dict[str, np.ndarray] = field(default_factory=dict)  # name -> (rows,) or (tokens,)
     example: np.ndarray | None = None  # (rows,) span tasks: which example a window belongs to
     chars: np.ndarray | None = None  # (tokens, 2) span tasks: characters of the passage under a token, or -1, -1
     texts: dict | None = None  # span tasks: contexts, and examples as [id, context number, gold answers]
@@ -36,7 +39,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.ends)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.ends, prepend=0)  # (rows,)
 
@@ -57,6 +60,46 @@ class TaskData:
     def dev(self) -> dict[str, Split]:
         """Dev splits in the task's order; checkpoints are chosen on the first."""
         return {name: self.splits[name] for name in self.meta["dev"]}
+
+    @property
+    def kind(self) -> kinds.Kind:
+        return kinds.of(self.meta["kind"])
+
+    def predictions(self, outputs: dict[str, list[np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+        """Return, for each dev split, the arrays that a run keeps of its outputs."""
+        return {name: self.kind.predictions(split, outputs[name], self.meta) for name, split in self.dev.items()}
+
+    def score(self, predictions: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
+        """Return the task's metrics, primary first; those of a second dev split carry `_mm` (MNLI mismatched)."""
+
+        def of(name: str, split: Split, names: list[str]) -> dict[str, float]:
+            return self.kind.score(self.meta, split, predictions[name], names)
+
+        return self.by_split(of)
+
+    def by_split(self, score: Callable[[str, Split, list[str]], dict[str, float]]) -> dict[str, float]:
+        """Return the task's metrics from `score(name, split, metrics)`, which is called for each dev split."""
+        found = {}
+        for number, (name, split) in enumerate(self.dev.items()):
+            suffix = "_mm" if number else ""
+            names = [
+                metric.removesuffix(suffix) for metric in self.meta["metrics"] if metric.endswith("_mm") == bool(suffix)
+            ]
+            found |= {metric + suffix: value for metric, value in score(name, split, names).items()}
+        return {name: found[name] for name in self.meta["metrics"]}
+
+    def baseline(self) -> dict:
+        """Return what the best constant answer scores, and that answer in words."""
+        what, predictions = self.kind.baseline(self)
+        return {"metrics": self.score(predictions), "what": what}
+
+    def references(self) -> dict[str, np.ndarray]:
+        """Return what predictions are compared with, to be stored beside them."""
+        return self.kind.references(self)
+
+    def stored(self, predictions: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+        """Return predictions as they are stored."""
+        return {name: self.kind.stored(self.meta, split, predictions[name]) for name, split in self.dev.items()}
 
 
 def load(path: Path) -> TaskData:
@@ -120,22 +163,30 @@ def in_order(split: Split, batch_size: int) -> Iterator[np.ndarray]:
         yield order[start : start + batch_size]
 
 
-def collate(split: Split, rows: np.ndarray, padding: str, max_length: int) -> dict[str, np.ndarray]:
-    """Padded model inputs and targets of some rows. Token id 0 is [PAD] in every BERT vocabulary."""
+def collate(
+    split: Split, rows: np.ndarray, padding: str, max_length: int, pad: int = 0, segments: bool = True
+) -> dict[str, np.ndarray]:
+    """Return padded model inputs and targets of some rows.
+
+    `pad` is the token id of padding. Encoders that do not tell first and second text apart take `segments=False`.
+    """
     longest = int(split.lengths[rows].max())
     fitting = [length for length in BUCKETS if length >= longest]
     width = max_length if padding == "max_length" or not fitting else min(fitting[0], max_length)
-    ids = np.zeros((len(rows), width), np.int64)  # (B, S)
+    ids = np.full((len(rows), width), pad, np.int64)  # (B, S)
     mask, segment = np.zeros_like(ids), np.zeros_like(ids)
-    words = np.full_like(ids, -100) if "words" in split.targets else None
+    # A target of as many numbers as there are tokens is one of tokens: every row has more than one.
+    by_token = {name: values for name, values in split.targets.items() if len(values) == len(split.ids)}
+    targets = {name: np.full(ids.shape, NO_TARGET, values.dtype) for name, values in by_token.items()}
     for at, row in enumerate(rows):
         tokens = split.tokens(row)
         length = tokens.stop - tokens.start
         ids[at, :length] = split.ids[tokens]
         mask[at, :length] = 1
-        segment[at, split.first[row] : length] = 1
-        if words is not None:
-            words[at, :length] = split.targets["words"][tokens]
+        if segments:
+            segment[at, split.first[row] : length] = 1
+        for name, values in by_token.items():
+            targets[name][at, :length] = values[tokens]
     batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segment}
-    batch |= {name: values[rows] for name, values in split.targets.items() if name != "words"}
-    return batch if words is None else {**batch, "words": words}
+    batch |= {name: values[rows] for name, values in split.targets.items() if name not in by_token}
+    return batch | targets

@@ -4,7 +4,6 @@ Both go through the same calls with the same pinned revision. A machine without 
 hub is tried once, with a short timeout, before a library is asked that would retry for half a minute.
 """
 
-import hashlib
 import os
 import re
 import subprocess
@@ -17,10 +16,14 @@ from importlib import metadata
 from pathlib import Path
 
 from methods.common.errors import UserError, explain
-from methods.common.files import canonical, sha256_file
+from methods.common.files import sha256_file
+from methods.tasks import kinds
 
 DEFAULT_MIRROR = Path("mirror")  # what `snakemake prefetch` fills when the configuration names no other
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt")
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
+CHECKED_SUFFIXES = (".parquet", ".safetensors", ".json", ".txt")
+SUM = re.compile(r"[0-9a-fA-F]{64}")
+NEARLY_SUM = re.compile(r"[0-9a-fA-F]{56,72}")  # a digit too few or too many; a git revision has 40
 
 
 def reachable() -> bool:
@@ -88,7 +91,7 @@ def rows(entry: dict, mirror: str | None) -> dict[str, dict[str, list]]:
 
 
 def _columns(dataset, entry: dict, where: str) -> dict[str, list]:
-    wanted = ["id", *entry["columns"], "answers"] if entry["kind"] == "span" else [*entry["columns"], "label"]
+    wanted = kinds.of(entry["kind"]).columns(entry)
     if missing := [name for name in wanted if name not in dataset.column_names]:
         raise UserError(f"{where}: column {missing[0]!r} is missing; the hub's columns are {', '.join(wanted)}.")
     if entry["labels"] and getattr(dataset.features["label"], "names", entry["labels"]) != entry["labels"]:
@@ -96,40 +99,6 @@ def _columns(dataset, entry: dict, where: str) -> dict[str, list]:
             f"{where}: its labels are {dataset.features['label'].names}, the hub's are {entry['labels']}, in this order."
         )
     return {name: dataset[name][:] for name in wanted}
-
-
-def check_rows(columns: dict[str, list], entry: dict, where: str) -> None:
-    """Refuse what is damaged although it could be read: empty texts' places, labels out of range, misplaced answers."""
-    for name in entry["columns"]:
-        for number, text in enumerate(columns[name]):
-            if not isinstance(text, str):
-                raise UserError(f"{where}, row {number}: column {name!r} holds no text; copy the file from the hub again.")
-    if entry["kind"] == "span":
-        for number, (context, answers) in enumerate(zip(columns["context"], columns["answers"], strict=True)):
-            for text, start in zip(answers["text"], answers["answer_start"], strict=True):
-                if context[start : start + len(text)] != text:
-                    raise UserError(
-                        f"{where}, row {number}: the answer {text[:40]!r} does not stand at character {start} of its "
-                        "passage; copy the file from the hub again."
-                    )
-        return
-    legal = range(len(entry["labels"]))
-    for number, label in enumerate(columns["label"]):
-        wrong = label not in legal if entry["labels"] else not (isinstance(label, float) and 0 <= label <= 5)
-        if wrong:
-            known = f"0 to {len(legal) - 1} ({', '.join(entry['labels'])})" if entry["labels"] else "numbers from 0 to 5"
-            raise UserError(f"{where}, row {number}: label {label!r} is none of {known}; copy the file from the hub again.")
-
-
-def fingerprint(splits: dict[str, dict[str, list]]) -> str:
-    """SHA-256 of the rows themselves, equal wherever they came from."""
-    total = hashlib.sha256()
-    for split, columns in sorted(splits.items()):
-        for name, values in sorted(columns.items()):
-            total.update(f"{split}.{name}\0".encode())
-            for value in values:
-                total.update(canonical(value).encode() + b"\n")
-    return total.hexdigest()
 
 
 def check_files(folder: Path, below: str = "") -> None:
@@ -152,15 +121,38 @@ def check_files(folder: Path, below: str = "") -> None:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """File name -> SHA-256 from the mirror's SHA256SUMS, or from a table in its README."""
+    """Return file name -> SHA-256 from the mirror's SHA256SUMS, or from a table in its README."""
     known = {}
-    for name in ("README.md", "SHA256SUMS"):  # the list that prefetch wrote has the last word
-        path = folder / name
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            digest = re.search(r"\b[0-9a-f]{64}\b", line)
-            file = re.search(r"[\w./-]+\.(?:parquet|safetensors|json|txt)\b", line)
-            if digest and file:
-                known[file[0].removeprefix("./")] = digest[0]
+    if (readme := folder / "README.md").is_file():
+        for line in readme.read_text(encoding="utf-8", errors="replace").splitlines():
+            words = re.split(r"[^\w./-]+", line)
+            sums = [word.lower() for word in words if NEARLY_SUM.fullmatch(word)]
+            files = [word for word in words if word.endswith(CHECKED_SUFFIXES)]
+            if sums and files:
+                if not SUM.fullmatch(sums[0]):
+                    raise UserError(f"{readme}: {sums[0][:12]}... of {files[0]} is no SHA-256 of 64 digits: correct it.")
+                known[files[0].removeprefix("./")] = sums[0]
+    return known | _sums(folder / "SHA256SUMS")
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """The content of a SHA256SUMS file, as sha256sum writes it; one line for anything that is not in this form."""
+    if not path.is_file():
+        return {}
+    advice = "write it anew with `sha256sum`, or delete it"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text file: {advice}.") from None
+    known = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        digest, _, file = line.partition(" ")
+        file = file.lstrip(" ").removeprefix("*").rstrip()  # the star marks binary mode
+        if not SUM.fullmatch(digest) or not file:
+            raise UserError(f"{path}, line {number}: {line[:40]!r} is no SHA-256 of 64 digits and a file: {advice}.")
+        known[file.removeprefix("./")] = digest.lower()
     return known
 
 

@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from methods.common.errors import UserError
-from methods.scoring import scoring
-from methods.tasks import data, hub
+from methods.tasks import data, hub, kinds
 from tests.conftest import SHARED
 from workflow import catalogue
 
@@ -61,10 +60,10 @@ def test_windows_hold_the_gold_span_and_answers_come_from_the_original_text(writ
         start, end = train.targets["start"][row], train.targets["end"][row]
         scores[0, start], scores[1, end] = 5, 5
         outputs.append(scores)
-    found = scoring.predictions(task, {"validation": outputs})["validation"]
+    found = task.predictions({"validation": outputs})["validation"]
     assert dict(zip(found["ids"].tolist(), found["values"].tolist(), strict=True)) == {"a": "Dog", "b": "The STORY"}
-    assert scoring.score(task, {"validation": found}) == {"f1": 100.0, "exact": 100.0}
-    assert scoring.baseline(task)["metrics"] == {"f1": 0.0, "exact": 0.0}
+    assert task.score({"validation": found}) == {"f1": 100.0, "exact": 100.0}
+    assert task.baseline()["metrics"] == {"f1": 0.0, "exact": 0.0}
 
 
 def test_unanswerable_questions_point_at_cls_and_silence_scores_their_share(write_task):
@@ -75,7 +74,7 @@ def test_unanswerable_questions_point_at_cls_and_silence_scores_their_share(writ
     )
     task = data.load(write_task("squad2", {"train": rows, "validation": rows}))
     assert task.train.targets["start"].tolist()[1] == 0
-    assert scoring.baseline(task)["metrics"]["f1"] == 50.0
+    assert task.baseline()["metrics"]["f1"] == 50.0
 
 
 @pytest.mark.parametrize(
@@ -247,4 +246,4 @@ def test_real_rows_have_the_official_counts_and_pass_every_check(task):
     found = hub.rows(entry, str(SHARED / "hub"))
     assert {split: len(columns["label"]) for split, columns in found.items()} == entry["rows"]
     for split, columns in found.items():
-        hub.check_rows(columns, entry, split)
+        kinds.of(entry["kind"]).check_rows(columns, entry, split)

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from report.cells import make_cell
+from report.outcomes import unpack
 from safetensors.numpy import save_file
 from transformers.models.bert.configuration_bert import BertConfig
 
@@ -24,8 +26,6 @@ from methods.model.encoder import bert, wordpiece, write_base
 from methods.tasks import demo, encode
 from methods.use import inspection
 from methods.use.prediction import Predictor
-from report.cells import make_cell
-from report.outcomes import unpack
 from tests.conftest import CONFIG
 from workflow import catalogue
 
@@ -210,7 +210,7 @@ def test_the_tokenizer_is_looked_for_above_the_file_then_in_the_results_then_und
     model = tmp_path / "elsewhere/model.safetensors"
     model.parent.mkdir()
     model.write_bytes(model_of(found).read_bytes())
-    with pytest.raises(UserError, match=r"needs the tokenizer of tiny, and no base\.safetensors stands .* --preset demo"):
+    with pytest.raises(UserError, match=r"needs the tokenizer of tiny, and no base\.safetensors exists .* --preset demo"):
         Predictor(model)
     with pytest.raises(UserError, match=r"nowhere\.safetensors is missing"):
         Predictor(model, tmp_path / "nowhere.safetensors")
