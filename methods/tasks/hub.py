@@ -240,10 +240,10 @@ def prefetch(repositories: list[dict], mirror: str | None) -> list[Path]:
     for repository in repositories:
         folder = Path(mirror or DEFAULT_MIRROR) / repository["id"]
         configs = [f"{config}/*" for config in repository.get("configs", [])]
-        patterns = ["README.md", *configs] if repository["kind"] == "dataset" else list(MODEL_FILES)
+        patterns = ["README.md", *configs] if repository["type"] == "dataset" else list(MODEL_FILES)
         _download(
             repository["id"],
-            repo_type=repository["kind"],
+            repo_type=repository["type"],
             revision=repository["revision"],
             local_dir=folder,
             allow_patterns=patterns,

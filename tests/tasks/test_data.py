@@ -239,7 +239,7 @@ def test_a_hub_that_breaks_off_is_asked_once(tmp_path, monkeypatch):
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(UserError, match="The hub cannot be reached"):
-            hub.prefetch([{"id": "a/b", "kind": "model", "revision": "0" * 40}], str(tmp_path))
+            hub.prefetch([{"id": "a/b", "type": "model", "revision": "0" * 40}], str(tmp_path))
         assert len(asked) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -260,7 +260,7 @@ def test_what_goes_wrong_while_copying_is_one_line(tmp_path, monkeypatch, mishap
     monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(expected[0], match=expected[1]):
-        hub.prefetch([{"id": "a/b", "kind": "model", "revision": "0" * 40}], str(tmp_path))
+        hub.prefetch([{"id": "a/b", "type": "model", "revision": "0" * 40}], str(tmp_path))
 
 
 def test_prefetch_writes_sums_that_the_reader_checks(tmp_path, monkeypatch):
@@ -274,7 +274,7 @@ def test_prefetch_writes_sums_that_the_reader_checks(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    (folder,) = hub.prefetch([{"id": "a/b", "kind": "model", "revision": "0" * 40}], str(tmp_path / "m"))
+    (folder,) = hub.prefetch([{"id": "a/b", "type": "model", "revision": "0" * 40}], str(tmp_path / "m"))
     base = {"source": "hub", "id": "a/b", "revision": "0" * 40}
     assert hub.model_files(base, str(tmp_path / "m")) == folder
     (folder / "config.json").write_text("{ }")
