@@ -112,3 +112,11 @@ def test_an_own_model_is_the_run_of_methods_without_ancestors_and_the_base_of_it
     assert (found.base_file("mine"), found.base_file("rte")) == ("base/mine.safetensors", "base.safetensors")
     assert found.request_base("rte") == found.request_base()
     assert all(row["id"] != "t.csv" for row in found.repositories())
+
+
+def test_a_task_that_the_demo_does_not_generate_is_one_line(load):
+    from methods.common.errors import UserError
+    from methods.tasks import sources
+
+    with pytest.raises(UserError, match="The demo generates no rows for mine: take a preset with real data"):
+        sources.rows(load(mine=HUB).request_data("mine"))
