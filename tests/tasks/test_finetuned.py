@@ -13,9 +13,12 @@ from transformers.models.bert.modeling_bert import (
     BertForTokenClassification,
 )
 
+from methods import fp32
+from methods import run as harness
 from methods.common.errors import UserError
+from methods.model import artifact
 from methods.model.encoder import from_base, logits, read_base, write_base
-from methods.tasks import finetuned
+from methods.tasks import data, encode, finetuned, sources
 from methods.training.trainer import forward
 from tests.conftest import CONFIG
 
@@ -199,3 +202,34 @@ def test_a_cased_vocabulary_stays_cased(save):
         (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": not cased}))
         tokenizer = Tokenizer.from_str(finetuned.load(folder, TASK).tokenizer)
         assert tokenizer.encode("The").ids == ids
+
+
+ROWS = {
+    "classification": [{"text": "good film", "label": "positive"}, {"text": "bad film", "label": "negative"}],
+    "regression": [{"text": "good film", "label": 7.5}, {"text": "bad film", "label": -2}],
+    "span": [
+        {"id": "1", "question": "who ran", "context": "the dog ran", "answers": {"text": ["dog"], "answer_start": [4]}},
+        {"id": "2", "question": "who ran", "context": "a film ran", "answers": {"text": ["film"], "answer_start": [2]}},
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_run_scores_the_model_as_it_is_and_trains_no_step(save, tmp_path, base, run_request, kind):
+    architecture, changes, labels = HEADS[kind]
+    folder, model = save(architecture, **changes)
+    base_path, data_path = tmp_path / "base.safetensors", tmp_path / "data.safetensors"
+    write_base(base_path, finetuned.load(folder, {"name": "mine", "kind": kind, "labels": labels}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS[kind])))
+    rows = str(tmp_path / "rows.jsonl")
+    entry = {"kind": kind, "labels": labels, "max_length": 32, "files": {"train": rows, "validation": rows}}
+    entry |= {} if kind == "span" else {"columns": ["text"]}
+    request = {"task": "mine", "entry": entry, "source": {"source": "generated"}, "max_length": None, "train_rows": None}
+    encode.write_task(data_path, request, base.tokenizer, sources.rows(request))
+    asked = {**run_request, "task": "mine", "finetuned": True}
+    record = harness.run(asked, fp32, tmp_path / "run", data_path=data_path, base_path=base_path, ancestors={})
+    assert (record["status"], record["steps"], record["curve"]) == ("ok", 0, [])
+    stored, _ = artifact.load(tmp_path / "run/last.safetensors")
+    for name, weight in model.state_dict().items():
+        assert torch.equal(stored.state_dict()[name], weight), name
+    assert record["scores"]["last"]["metrics"].keys() == set(data.load(data_path).meta["metrics"])
