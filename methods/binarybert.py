@@ -1,65 +1,111 @@
 """BinaryBERT (Bai et al. 2021, arXiv 2012.15701): a ternary BERT of half the width, split into a binary one of the whole.
 
 Three runs make one: DynaBERT's half-width model is trained with ternary weights, and where that ends, every ternary weight
-becomes the sum of two binary ones that compute the same, and the training goes on. With adaptive splitting only the layers
-that need it are split, and the others are binary before. Official code: Pretrained-Language-Model, BinaryBERT.
+becomes the sum of two binary ones that compute the same, and the training goes on. With adaptive splitting a search run
+decides which layers need it; the others are binary before. Official code: Pretrained-Language-Model, BinaryBERT.
 """
 
 import math
+from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from methods.common.errors import UserError
+from methods.common.options import Count, Positive, Quantizer, Share, Terms, Whole
 from methods.kernel import splitting
 from methods.kernel.layers import QuantEmbedding, Quantized
 from methods.kernel.quantizers import Ternary
-from methods.model.edits import calibrate, edit, weight_quantizer
-from methods.training import objective
-from methods.training.trainer import Sample, Stage, forward
+from methods.model.edits import apply, calibrate, weight_quantizer
+from methods.training.context import Context
+from methods.training.objective import labels
+from methods.training.recipe import Optimization, Stage, stage
+from methods.training.trainer import forward
 
 
-def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
-    recipe = spec["recipe"]
-    return STARTS[recipe["start"]](init, recipe, sample)
+@dataclass(kw_only=True)
+class Part:
+    """One of the stages after each other: its terms, and its factor on the learning rate."""
+
+    terms: Terms
+    lr_factor: Positive = 1.0
 
 
-def stages(spec: dict, budget: dict) -> list[Stage]:
-    recipe = spec["recipe"]
-    return [
-        Stage.of({**recipe, "terms": stage["terms"], "lr": recipe["lr"] * stage["lr_factor"]}, budget)
-        for stage in recipe["stages"]
-    ]
+@dataclass(kw_only=True)
+class Recipe(Optimization):
+    """How the student is made of the model that it starts from, the grids of its weights, and its stages.
+
+    `quantized` puts quantizers into a full-precision model, `mixed` makes the layers binary that an allocation names, and
+    `split` splits every ternary layer. `split_share` and `sensitivity_batches` are a search's (`start: searched`).
+    """
+
+    start: Literal["quantized", "searched", "mixed", "split"]
+    weights: Quantizer
+    embeddings: Quantizer
+    stages: list[Part]
+    activations: Quantizer | None = None
+    one_sided: Quantizer | None = None
+    feed_forward: Literal["gelu", "relu"] = "gelu"
+    calibration_batches: Whole = 0
+    split_share: Share = 1.0
+    sensitivity_batches: Count = 16
 
 
-def quantized(init: nn.Module, recipe: dict, sample: Sample) -> nn.Module:
+def student(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
+    return STARTS[recipe.start](init, recipe, context)
+
+
+def stages(student: nn.Module, recipe: Recipe, context: Context) -> list[Stage]:
+    parts = [Part(**part) for part in recipe.stages]
+    return [stage(recipe, context.budget, part.terms, lr_factor=part.lr_factor) for part in parts]
+
+
+def allocation(student: nn.Module, recipe: Recipe, context: Context) -> dict:
+    """Decide which layers bear binary weights best (section 3.4); the others stay ternary, as far as the budget goes.
+
+    A model is smallest with all layers binary and twice as large with all of them split; `split_share` says where between
+    these the budget lies. One question of the journal is the loss with one layer binary: a killed search resumes there.
+    """
+    found = ternary(student)
+    grids = {"weights": recipe.weights, "embeddings": recipe.embeddings}
+    batches = list(islice(context.sample, recipe.sensitivity_batches))
+    gains = sensitivities(student, found, grids, batches, context.journal.once)
+    costs = [layer.weight.numel() for layer in found.values()]
+    chosen = knapsack(gains, costs, int(recipe.split_share * sum(costs)))
+    return {
+        "binary": [name for at, name in enumerate(found) if at not in chosen],
+        "split": [name for at, name in enumerate(found) if at in chosen],
+        "rises": dict(zip(found, gains, strict=True)),
+    }
+
+
+def quantized(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
     """Quantizers in a full-precision model."""
-    edit(init, "activate", function=recipe["feed_forward"])
-    edit(init, "quantize", **{part: recipe[part] for part in ("weights", "embeddings", "activations", "one_sided")})
-    calibrate(init, islice(sample, recipe["calibration_batches"]))
+    apply(init, "activate", function=recipe.feed_forward)
+    places = ("weights", "embeddings", "activations", "one_sided")
+    apply(init, "quantize", **{place: getattr(recipe, place) for place in places})
+    calibrate(init, islice(context.sample, recipe.calibration_batches))
     return init
 
 
-def mixed(init: nn.Module, recipe: dict, sample: Sample) -> nn.Module:
-    """The layers that bear binary weights best get them; the others stay ternary, to be split, as far as the budget goes.
-
-    A model is smallest with all layers binary and twice as large with all of them split; `split_share` says where between
-    these the budget lies.
-    """
-    found = ternary(init)
-    grids = {part: recipe[part] for part in ("weights", "embeddings")}
-    gains = sensitivities(init, found, grids, list(islice(sample, recipe["sensitivity_batches"])))
-    costs = [layer.weight.numel() for layer in found.values()]
-    split = knapsack(gains, costs, int(recipe["split_share"] * sum(costs)))
-    return edit(init, "requantize", modules=[name for at, name in enumerate(found) if at not in split], **grids)
+def searched(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
+    """The ternary model that a search asks about."""
+    return init
 
 
-def split(init: nn.Module, recipe: dict, sample: Sample) -> nn.Module:
+def mixed(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
+    """Binary weights in the layers that the allocation names."""
+    names = context.ancestors["allocation"].allocation()["binary"]
+    return apply(init, "requantize", modules=names, weights=recipe.weights, embeddings=recipe.embeddings)
+
+
+def split(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
     """Every ternary weight as the sum of two binary ones."""
     names = list(ternary(init))
-    edit(init, "split", modules=names, weights=recipe["weights"], embeddings=recipe["embeddings"])
+    apply(init, "split", modules=names, weights=recipe.weights, embeddings=recipe.embeddings)
     for name in names:
         pair = init.get_submodule(name)
         halves = splitting.split(pair.first.weight, pair.first.weight_quantizer.rows)
@@ -69,7 +115,7 @@ def split(init: nn.Module, recipe: dict, sample: Sample) -> nn.Module:
     return init
 
 
-STARTS = {"quantized": quantized, "mixed": mixed, "split": split}
+STARTS = {"quantized": quantized, "searched": searched, "mixed": mixed, "split": split}
 
 
 def ternary(model: nn.Module) -> dict[str, Quantized]:
@@ -82,21 +128,27 @@ def ternary(model: nn.Module) -> dict[str, Quantized]:
 
 
 @torch.no_grad()
-def sensitivities(model: nn.Module, layers: dict[str, Quantized], grids: dict, batches: list[dict]) -> list[float]:
+def sensitivities(
+    model: nn.Module, layers: dict[str, Quantized], grids: dict, batches: list[dict], once=lambda _, compute: compute()
+) -> list[float]:
     """What the loss rises by when one layer becomes binary and all others stay ternary."""
 
     def loss() -> float:
-        return float(sum(objective.labels(forward(model, batch), None, batch).sum() for batch in batches))
+        return float(sum(labels(forward(model, batch), None, batch).sum() for batch in batches))
 
-    model.eval()
-    before, found = loss(), []
-    for layer in layers.values():
+    def with_binary(layer: Quantized) -> float:
         usual = layer.weight_quantizer
         spec = grids["embeddings" if isinstance(layer, QuantEmbedding) else "weights"]
         layer.weight_quantizer = weight_quantizer(spec, layer.weight)
-        found.append(loss() - before)
-        layer.weight_quantizer = usual
-    return found
+        try:
+            return loss()
+        finally:
+            layer.weight_quantizer = usual
+
+    model.eval()
+    before = once("loss", loss)
+    losses = [once(f"loss with {name} binary", lambda layer=layer: with_binary(layer)) for name, layer in layers.items()]
+    return [one - before for one in losses]
 
 
 def knapsack(gains: list[float], costs: list[int], budget: int) -> set[int]:

@@ -2,12 +2,17 @@
 
 from torch import nn
 
-from methods.training.trainer import Sample, Stage
+from methods.training.context import Context
+from methods.training.recipe import Stage, Training, stage
 
 
-def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
+class Recipe(Training):
+    """Plain fine-tuning, on labels or after a teacher."""
+
+
+def student(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
     return init
 
 
-def stages(spec: dict, budget: dict) -> list[Stage]:
-    return [Stage.of(spec["recipe"], budget)]
+def stages(student: nn.Module, recipe: Recipe, context: Context) -> list[Stage]:
+    return [stage(recipe, context.budget)]

@@ -4,20 +4,34 @@ The authors' code learns a clip threshold for every weight and activation tensor
 steps are the `step` kind of quantizer. Ranges are set on training batches before the first step.
 """
 
+from dataclasses import dataclass
 from itertools import islice
 
 from torch import nn
 
-from methods.model.edits import calibrate, edit
-from methods.training.trainer import Sample, Stage
+from methods.common.options import Quantizer, Whole
+from methods.model.edits import apply, calibrate
+from methods.training.context import Context
+from methods.training.recipe import Stage, Training, stage
 
 
-def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
-    recipe = spec["recipe"]
-    edit(init, "quantize", **{part: recipe[part] for part in ("weights", "embeddings", "positions", "activations")})
-    calibrate(init, islice(sample, recipe["calibration_batches"]))
+@dataclass(kw_only=True)
+class Recipe(Training):
+    """Quantizers of matrices, of both large tables and of activations, and the batches that set their ranges."""
+
+    weights: Quantizer
+    embeddings: Quantizer
+    positions: Quantizer
+    activations: Quantizer
+    calibration_batches: Whole
+
+
+def student(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
+    places = ("weights", "embeddings", "positions", "activations")
+    apply(init, "quantize", **{place: getattr(recipe, place) for place in places})
+    calibrate(init, islice(context.sample, recipe.calibration_batches))
     return init
 
 
-def stages(spec: dict, budget: dict) -> list[Stage]:
-    return [Stage.of(spec["recipe"], budget)]
+def stages(student: nn.Module, recipe: Recipe, context: Context) -> list[Stage]:
+    return [stage(recipe, context.budget)]

@@ -1,42 +1,65 @@
 """LadaBERT-style (after Mao et al. 2020, arXiv 2004.04124): matrix factorisation, pruning and distillation together.
 
 Every weight matrix becomes the product of two thin ones, whose smallest numbers are pruned little by little while the
-student follows its teacher. The authors published no code; what their paper leaves open is said in the stanzas.
+student follows its teacher. The authors published no code; the stanzas say what their paper leaves open.
 """
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
 from methods.common.errors import UserError
-from methods.model.edits import edit, matrices
-from methods.training.trainer import Sample, Stage
+from methods.common.options import Count, Positive, Quantizer, Share
+from methods.model.edits import apply, matrices
+from methods.training.context import Context
+from methods.training.recipe import Stage, Training, stage
 
 
-def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
-    """The start in factors, its weights marked for pruning; both together will leave the recipe's share of parameters."""
-    recipe = spec["recipe"]
-    target = recipe["remaining"] * sum(parameter.numel() for parameter in init.base_model.parameters())
+@dataclass(kw_only=True)
+class Quantizers:
+    """Grids of the factors, for the variant that quantizes them too."""
+
+    weights: Quantizer
+    embeddings: Quantizer
+    activations: Quantizer
+
+
+@dataclass(kw_only=True)
+class Recipe(Training):
+    """The share of parameters that remains, how factors and pruning divide it, and the schedule of pruning."""
+
+    remaining: Share
+    svd_part: Share
+    ramp: Positive
+    prune_every: Count
+    quantizers: Quantizers | None = None
+
+
+def student(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
+    """The start in factors; with pruning, they will leave the recipe's share of parameters."""
+    target = recipe.remaining * sum(parameter.numel() for parameter in init.base_model.parameters())
     share = share_left(init, target)
     if share <= 0:
         raise UserError(
-            f"remaining: {recipe['remaining']} leaves nothing of this model's weight matrices, because its biases, "
-            "LayerNorms and small tables alone are more: raise it in config/methods.yaml, or take a larger base model."
+            f"remaining: {recipe.remaining} leaves nothing of this model's weight matrices, because its biases, "
+            "LayerNorms and small tables alone are more: raise it in config/methods/ladabert.yaml, or take a larger base."
         )
-    if recipe["svd_part"] > 0:
-        edit(init, "factor", share=round(share ** recipe["svd_part"], 4), by="svd")
-    density = min(1.0, share_left(init, target))
-    for layer in matrices(init).values():
-        mark(layer.weight, kept=round(density * layer.weight.numel()))
-    if "quantizers" in recipe:
-        edit(init, "quantize", **recipe["quantizers"])
+    if recipe.svd_part > 0:
+        apply(init, "factor", share=round(share**recipe.svd_part, 4), by="svd")
+    context.notes["density"] = min(1.0, share_left(init, target))
+    if recipe.quantizers:
+        apply(init, "quantize", **recipe.quantizers)
     return init
 
 
-def stages(spec: dict, budget: dict) -> list[Stage]:
-    recipe = spec["recipe"]
-    return [Stage.of(recipe, budget, on_step=partial(prune, every=recipe["prune_every"], ramp=recipe["ramp"]))]
+def stages(student: nn.Module, recipe: Recipe, context: Context) -> list[Stage]:
+    density = context.notes["density"]
+    kept = {weight: round(density * weight.numel()) for weight in (layer.weight for layer in matrices(student).values())}
+    for weight in kept:
+        hold_zeros(weight)
+    return [stage(recipe, context.budget, on_step=partial(prune, kept=kept, every=recipe.prune_every, ramp=recipe.ramp))]
 
 
 def share_left(model: nn.Module, target: float) -> float:
@@ -46,32 +69,32 @@ def share_left(model: nn.Module, target: float) -> float:
     return (target - outside) / inside
 
 
-def mark(weight: nn.Parameter, kept: int) -> None:
-    """Note how many numbers remain at the end, and let no gradient reach those that are zero.
+def hold_zeros(weight: nn.Parameter) -> None:
+    """Let no gradient reach the numbers that are zero.
 
     The zeros themselves are the mask, so that a checkpoint or a model file holds it without holding anything more.
     """
-    weight.kept = kept
     weight.register_hook(lambda gradient: gradient * (weight != 0))
 
 
 @torch.no_grad()
-def prune(student: nn.Module, optimizer, step: int, steps: int, *, every: int, ramp: float) -> None:
-    """Set the smallest of every marked weight to zero, as many as are due, and forget the optimizer's moments of them.
+def prune(student: nn.Module, optimizer, step: int, steps: int, *, kept: dict, every: int, ramp: float) -> None:
+    """Set the smallest numbers of every weight to zero, as many as are due, and forget the optimizer's moments of them.
 
-    Without gradient and moments they stay zero, whatever the optimizer.
+    `kept` says how many numbers of each weight remain at the end. Without gradient and moments zeros stay zero, whatever
+    the optimizer.
     """
     done = step + 1
     if done % every and done < steps:
         return
-    for weight in student.parameters():
-        dropped = round(due(done / steps, ramp) * (weight.numel() - getattr(weight, "kept", weight.numel())))
+    for weight, remaining in kept.items():
+        dropped = round(due(done / steps, ramp) * (weight.numel() - remaining))
         if dropped:
-            kept = weight.abs() > weight.abs().flatten().sort().values[dropped - 1]
-            weight.mul_(kept)
+            stays = weight.abs() > weight.abs().flatten().sort().values[dropped - 1]
+            weight.mul_(stays)
             for moment in optimizer.state[weight].values():
                 if moment.shape == weight.shape:
-                    moment.mul_(kept)
+                    moment.mul_(stays)
 
 
 def due(progress: float, ramp: float) -> float:

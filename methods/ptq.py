@@ -1,14 +1,27 @@
-"""Post-training baselines: the fine-tuned model rounded as it is, with no training at all."""
+"""Post-training baselines: the fine-tuned model edited as it is, with no training at all."""
+
+from dataclasses import dataclass
 
 from torch import nn
 
-from methods.model.edits import edit
-from methods.training.trainer import Sample, Stage
+from methods.common.options import Edit
+from methods.model.edits import apply
+from methods.training.context import Context
+from methods.training.recipe import Stage
 
 
-def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
-    return edit(init, spec["recipe"]["edit"], **spec["recipe"].get("options", {}))
+@dataclass(kw_only=True)
+class Recipe:
+    """Edits, made one after another."""
+
+    edits: list[Edit]
 
 
-def stages(spec: dict, budget: dict) -> list[Stage]:
+def student(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
+    for one in recipe.edits:
+        apply(init, **one)
+    return init
+
+
+def stages(student: nn.Module, recipe: Recipe, context: Context) -> list[Stage]:
     return []

@@ -4,22 +4,34 @@ The student is the fine-tuned teacher with quantizers in it; it follows the teac
 attention scores and logits, all from the first step (equations 9 to 12), and sees no label.
 """
 
+from dataclasses import dataclass
+
 from torch import nn
 
+from methods.common.options import Quantizer
 from methods.kernel.layers import Quantized
 from methods.kernel.quantizers import LossAware
-from methods.model.edits import edit
-from methods.training.trainer import Sample, Stage
+from methods.model.edits import apply
+from methods.training.context import Context
+from methods.training.recipe import Stage, Training, stage
 
 
-def student(init: nn.Module, spec: dict, sample: Sample) -> nn.Module:
-    recipe = spec["recipe"]
-    return edit(init, "quantize", **{part: recipe[part] for part in ("weights", "embeddings", "activations")})
+@dataclass(kw_only=True)
+class Recipe(Training):
+    """Quantizers of matrices, of the word embedding and of activations."""
+
+    weights: Quantizer
+    embeddings: Quantizer
+    activations: Quantizer
 
 
-def stages(spec: dict, budget: dict) -> list[Stage]:
-    loss_aware = spec["recipe"]["weights"]["kind"] == "loss_aware"
-    return [Stage.of(spec["recipe"], budget, on_step=watch_curvature if loss_aware else None)]
+def student(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
+    return apply(init, "quantize", weights=recipe.weights, embeddings=recipe.embeddings, activations=recipe.activations)
+
+
+def stages(student: nn.Module, recipe: Recipe, context: Context) -> list[Stage]:
+    loss_aware = recipe.weights["kind"] == "loss_aware"
+    return [stage(recipe, context.budget, on_step=watch_curvature if loss_aware else None)]
 
 
 def watch_curvature(student: nn.Module, optimizer, *_) -> None:

@@ -1,86 +1,117 @@
-"""Command line of the report.
-
-python -m report cell --out results/fp32_rte.json --run RUN_DIR [RUN_DIR ...]
-python -m report page --out report/html/index.html [--tables DIR] [--figures DIR] CELL [CELL ...]
-python -m report failures --logs LOG_DIR CELL [CELL ...]
-"""
+"""Command line of the report: cells from runs, pages from cells, and an entry page from pages."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
-from report.files import ReportError, write_bytes, write_json, write_text
+from methods.common.errors import UserError, explain
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m report", description="Make cells from runs and the page from cells.")
+    parser = argparse.ArgumentParser(prog="python -m report", description="Make cells from runs and pages from cells.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     cell = commands.add_parser("cell", help="summarise a method's runs on one task over seeds")
     cell.add_argument("--out", type=Path, required=True, help="the cell, results/METHOD_TASK.json")
     cell.add_argument("--run", type=Path, nargs="+", required=True, metavar="RUN_DIR", help="folders with a run.json")
-    cell.add_argument("--primary", choices=("last", "best"), default="last", help="protocol that counts (default: last)")
+    cell.add_argument("--about", type=_json_object, required=True, metavar="JSON", help="titles, family and suite")
+    cell.add_argument("--overrides", type=_json_object, default={}, metavar="JSON", help="configuration set over the preset")
+    cell.add_argument("--primary", choices=("last", "best"), default="last", help="primary protocol (default: last)")
     cell.set_defaults(make=_make_cell)
 
-    page = commands.add_parser("page", help="make the page from cells, in the order in which they are named")
+    page = commands.add_parser("page", help="make a page from cells, in the order in which they are named")
     page.add_argument("--out", type=Path, required=True, help="the page, one HTML file")
     page.add_argument("--tables", type=Path, metavar="DIR", help="folder for the tables as CSV, JSON, Markdown and LaTeX")
     page.add_argument("--figures", type=Path, metavar="DIR", help="folder for the figures as SVG and PDF")
     page.add_argument("--axis", default="paper", choices=("paper", "counted", "file"), help="the figures' count of size")
-    page.add_argument("--logs", type=Path, metavar="DIR", help="logs of the runs: cells may be missing, and a word says why")
+    page.add_argument(
+        "--logs", type=Path, metavar="DIR", help="logs of the runs: cells may be missing, logs give the reason"
+    )
     page.set_defaults(make=_make_page)
 
-    failed = commands.add_parser("failures", help="say why cells are missing: what failed, or which ancestor did")
+    failed = commands.add_parser("failures", help="print why cells are missing: a run or one of its ancestors failed")
     failed.add_argument("--logs", type=Path, required=True, metavar="DIR", help="logs of the runs")
-    failed.set_defaults(make=_say_failures)
+    failed.set_defaults(make=_print_failures)
 
     for command in (page, failed):
         text = "methods that each method descends from, nearest first, as JSON"
-        command.add_argument("--ancestors", type=json.loads, default={}, metavar="JSON", help=text)
+        command.add_argument("--ancestors", type=_json_object, default={}, metavar="JSON", help=text)
         command.add_argument("cells", type=Path, nargs="*", metavar="CELL", help="results/METHOD_TASK.json")
+
+    entry = commands.add_parser("entry", help="make the entry page, which lists the presets' pages")
+    entry.add_argument("--out", type=Path, required=True, help="the entry page, one HTML file")
+    entry.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="pages to list (default: all beside it)")
+    entry.set_defaults(make=_make_entry)
 
     options = parser.parse_args(arguments)
     try:
         options.make(options)
-    except ReportError as error:
-        print(f"report {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(explain(error) or f"{error.filename or options.out}: {error.strerror or error}")
     return 0
 
 
-def _make_cell(options: argparse.Namespace) -> None:
-    from report.cells import make_cell  # each command loads what it needs: scipy, jinja2, matplotlib
+def _json_object(text: str) -> dict:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
 
-    write_json(options.out, make_cell(options.run, options.primary))
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+def _make_cell(options: argparse.Namespace) -> None:
+    from methods.common.files import write_json  # each command imports what it needs: numpy, jinja2, matplotlib
+    from report.evidence.cells import make_cell
+
+    write_json(options.out, make_cell(options.run, options.primary, options.about, options.overrides))
 
 
 def _make_page(options: argparse.Namespace) -> None:
-    from report.board import Board
-    from report.page import render
-    from report.reading import failures, read_cells
+    from methods.common.files import write_bytes
+    from report import figures
+    from report.evidence.comparison import compare
+    from report.evidence.reading import failures, read_cells
+    from report.page.page import render
+    from report.tables.exports import export
 
     failed = failures(options.cells, options.logs, options.ancestors) if options.logs else {}
-    board = Board(read_cells([path for path in options.cells if path.exists() or not options.logs]), failed)
-    write_text(options.out, render(board))
+    evidence = compare(read_cells([path for path in options.cells if path.exists() or not options.logs]), failed)
+    pictures = list(figures.draw(evidence, options.axis, only_on_page=not options.figures))
+    write_bytes(options.out, _encoded(render(evidence, pictures)))
     if options.tables:
-        from report.exports import export
-
-        for name, text in export(board):
-            write_text(options.tables / name, text)
+        for name, text in export(evidence):
+            write_bytes(options.tables / name, _encoded(text))
     if options.figures:
-        from report.plots import figures
-
-        for name, contents in figures(board, options.axis):
-            for ending, content in contents.items():
-                write_bytes(options.figures / f"{name}.{ending}", content)
+        for picture in pictures:
+            for ending, content in picture.contents.items():
+                write_bytes(options.figures / f"{picture.name}.{ending}", content)
 
 
-def _say_failures(options: argparse.Namespace) -> None:
-    from report.reading import failures
+def _make_entry(options: argparse.Namespace) -> None:
+    from methods.common.files import write_bytes
+    from report.page.entry import render_entry
+
+    write_bytes(
+        options.out, _encoded(render_entry(options.out, options.pages or sorted(options.out.parent.glob("*/index.html"))))
+    )
+
+
+def _print_failures(options: argparse.Namespace) -> None:
+    from report.evidence.reading import failures
 
     for (method, task), reason in failures(options.cells, options.logs, options.ancestors).items():
         print(f"{method} on {task} was not made: {reason}", file=sys.stderr)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")  # JSON may hold lone surrogates, UTF-8 may not
 
 
 if __name__ == "__main__":

@@ -1,18 +1,5 @@
-"""How things are called and how numbers are written, the same in tables, plots and on the page."""
+"""Names and written numbers, the same in tables, figures and on the page."""
 
-TASKS = {
-    "cola": "CoLA",
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "stsb": "STS-B",
-    "qqp": "QQP",
-    "mnli": "MNLI",
-    "qnli": "QNLI",
-    "rte": "RTE",
-    "wnli": "WNLI",
-    "squad": "SQuAD 1.1",
-    "squad2": "SQuAD 2.0",
-}
 METRICS = {
     "accuracy": "accuracy",
     "accuracy_mm": "mismatched",
@@ -22,31 +9,20 @@ METRICS = {
     "pearson": "Pearson",
     "spearman": "Spearman",
 }
-SECOND_METRIC = {  # where the papers' tables give two numbers, the one beside the primary metric
-    "mrpc": "f1",
-    "qqp": "f1",
-    "stsb": "pearson",
-    "mnli": "accuracy_mm",
-    "squad": "exact",
-    "squad2": "exact",
+SECOND_METRIC = {  # what papers print beside a primary metric, where the task has it
+    "accuracy": ("f1", "accuracy_mm"),
+    "spearman": ("pearson",),
+    "f1": ("exact",),
 }
 PROTOCOLS = {
     "last": "the model at the end of training",
-    "best": "the best on the development set during training",
+    "best": "the best model on the development set during training",
 }
 CONVENTIONS = {
     "paper": "by the paper's convention",
-    "counted": "every parameter, scale and index counted",
-    "file": "the file on disk",
+    "counted": "with every parameter, scale and index",
+    "file": "of the file on disk",
 }
-
-
-def title(cell: dict) -> str:
-    return str(cell["request"]["spec"].get("title", cell["request"]["method"]))
-
-
-def task_title(task: str) -> str:
-    return TASKS.get(task, task)
 
 
 def metric_title(metric: str) -> str:
@@ -54,24 +30,28 @@ def metric_title(metric: str) -> str:
 
 
 def shown_metrics(cell: dict) -> list[str]:
-    """The primary metric, and the second one where papers print two."""
-    primary, second = cell["measured"]["metric"], SECOND_METRIC.get(cell["request"]["task"])
-    return [primary, second] if second in cell["measured"]["baseline"]["metrics"] else [primary]
+    """Return the primary metric, and the second one where papers print two."""
+    primary = cell["measured"]["metric"]
+    return [primary, *(name for name in SECOND_METRIC.get(primary, ()) if name in cell["measured"]["baseline"]["metrics"])]
 
 
 def metrics_of(cell: dict) -> list[str]:
-    """Every metric, the primary one first."""
+    """Return every metric, the primary one first."""
     primary = cell["measured"]["metric"]
     return [primary, *sorted(cell["measured"]["baseline"]["metrics"].keys() - {primary})]
 
 
-def bits(spec: dict) -> str:
-    widths = spec.get("bits", {})
-    return "-".join(str(widths.get(part, "?")) for part in ("weights", "embeddings", "activations"))
+def bits(widths: dict | None) -> str:
+    """Return the bits of weights, embeddings and activations, such as 1.4-2-8."""
+    return "-".join(width(widths[part]) if widths else "?" for part in ("weights", "embeddings", "activations"))
+
+
+def width(bits: float) -> str:
+    return f"{bits:.1f}".removesuffix(".0")
 
 
 def score(value: float | None, digits: int = 1) -> str:
-    """A score with a true minus sign, and no minus before a rounded zero."""
+    """Return a score with a true minus sign, and without a minus before a rounded zero."""
     if value is None:
         return "none"
     text = f"{value:.{digits}f}"
@@ -79,7 +59,7 @@ def score(value: float | None, digits: int = 1) -> str:
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign, which a zero does not have."""
+    """Return a difference with its sign; a rounded zero has none."""
     text = score(value, digits)
     return text if value <= 0 or float(text) == 0 else f"+{text}"
 
@@ -100,7 +80,7 @@ def mib(size: int) -> str:
 
 
 def milliseconds(latency) -> str:
-    """A measured time, a simulated one marked as such, or the word for why there is none."""
+    """Return a measured time, a simulated one marked as such, or the reason why there is none."""
     if isinstance(latency, str):
         return latency
     return f"{latency['milliseconds']:.3g} ms{' simulated' if latency['simulated'] else ''}"
@@ -119,7 +99,7 @@ def diverged(n: int, n_diverged: int) -> str | None:
 
 
 def partial_note(cell: dict) -> str | None:
-    """Both row counts of the splits that are not whole, in words."""
+    """Return both row counts of every split that is not whole."""
     dataset = cell["ran_on"]["dataset"]
     if not dataset["partial"]:
         return None
@@ -133,7 +113,7 @@ def partial_note(cell: dict) -> str | None:
 
 
 def flat(mapping: dict, prefix: str = ""):
-    """Nested keys as dotted names, in order, with their values."""
+    """Yield nested keys as dotted names, in order, with their values."""
     for key, value in mapping.items():
         if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")
@@ -142,7 +122,7 @@ def flat(mapping: dict, prefix: str = ""):
 
 
 def plain(value) -> str:
-    """A value of the recipe as a person would write it."""
+    """Return a value of the recipe as a person would write it."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -1,31 +1,37 @@
-"""Element-wise chains in one pass over memory: compiled where that was switched on, the same chain in eager mode elsewhere.
+"""Element-wise chains in one pass over memory: compiled inside `compiled(True)`, the same chain in eager mode elsewhere.
 
 Compiling a chain costs seconds once for a machine (torch's cache on disk is shared by all runs), so it is switched on only
 for runs that are long enough to win it back; see `methods/training/compiling.py` for the decision.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
-_on = False
+_on = False  # of the whole process, since autograd calls backward from threads of its own
 
 
-def switch(on: bool) -> None:
-    """Compile the chains of this process from now on, or stop doing so."""
+@contextlib.contextmanager
+def compiled(on: bool) -> Iterator[None]:
+    """Compile the chains of this process inside, or do not; afterwards all is as before."""
     global _on
-    _on = on
-    if on:  # all chains of one kind share their code, which torch would otherwise stop specialising after eight variants
-        torch._dynamo.config.recompile_limit = 256
-        _keep_code_by_processor()
+    before, _on = _on, on
+    try:
+        if on:  # all chains of one kind share their code, which torch would otherwise stop specialising after eight variants
+            torch._dynamo.config.recompile_limit = 256
+            _keep_code_by_processor()
+        yield
+    finally:
+        _on = before
 
 
 def trouble(device: str) -> str | None:
-    """Why nothing can be compiled here, on one line; None where compiling works."""
+    """Return why nothing can be compiled here, on one line; None where compiling works."""
     try:
         _keep_code_by_processor()
         torch.compile(lambda x: x.abs() + 1, fullgraph=True)(torch.zeros(8, device=device))
@@ -35,16 +41,16 @@ def trouble(device: str) -> str | None:
 
 
 def fused(chain: Callable) -> Callable:
-    """`chain`, compiled on its first use after `switch(True)`; both ways give equal numbers but for sums' order."""
-    compiled = None
+    """Return `chain`, compiled on its first use inside `compiled(True)`. Both ways agree but for the order of sums."""
+    code = None
 
     @functools.wraps(chain)
     def call(*arguments):
-        nonlocal compiled
+        nonlocal code
         if not _on:
             return chain(*arguments)
-        compiled = compiled or torch.compile(chain, dynamic=True, fullgraph=True)
-        return compiled(*arguments)
+        code = code or torch.compile(chain, dynamic=True, fullgraph=True)
+        return code(*arguments)
 
     return call
 

@@ -1,7 +1,10 @@
 """From a tensor to its grid: integer codes, a step and an offset, with `decode(codes) = codes * step + offset`.
 
-Nothing here has a gradient; `quantizers.py` adds those. A *group* is what shares a step: the whole tensor, or one row.
-Steps have shape () for a tensor and (rows, 1) for rows.
+Nothing here has a gradient; `quantizers/` adds those. A *group* is what shares a step: the whole tensor, or with `rows` its
+last dimension: a row of a matrix, a token of a batch. Steps have shape () for a tensor and (..., 1) for rows.
+
+What is not finite spreads: a NaN or an infinity makes its own value NaN, and all values of its group where the step depends
+on it. No chain turns it into a finite number, so that a run that has diverged cannot pass for a good one.
 """
 
 from collections.abc import Callable
@@ -14,56 +17,72 @@ from methods.kernel.fusing import fused
 
 TERNARY_THRESHOLD = 0.7  # times the mean magnitude: Li et al. 2016 (TWN), section 2.2
 TINY = torch.finfo(torch.float32).tiny  # steps below it have no finite inverse: what needs one is all zero, or all minimum
+LARGEST = torch.finfo(torch.float32).max * (1 - 2**-20)  # so far below the maximum that rounding cannot pass it
 
 
 class Grid(NamedTuple):
     codes: Tensor  # integers, in a floating type
-    step: Tensor
-    offset: Tensor | None = None
+    step: Tensor  # () or (..., 1)
+    offset: Tensor | None = None  # as step
+
+
+def finite(grid: Grid) -> bool:
+    """Return whether every code, step and offset is a finite number. Only such a grid may be stored."""
+    return all(bool(part.isfinite().all()) for part in grid if part is not None)
 
 
 def decode(grid: Grid) -> Tensor:
+    """Return the values of a grid."""
     return _decode_(Grid(grid.codes.clone(), grid.step, grid.offset))
 
 
 def _decode_(grid: Grid) -> Tensor:
-    """`decode`, in the memory of the codes."""
+    """Decode in the memory of the codes."""
     values = grid.codes.mul_(grid.step)
     return values if grid.offset is None else values.add_(grid.offset)
 
 
 def _chain(make: Callable[..., Grid]) -> Callable[..., Grid]:
-    """A way to make a grid; its `values(x, dtype, ...)` goes on to the values, in the same pass over memory."""
+    """Return `make`, compiled where that is on, with a second form `values(x, dtype, ...)` that decodes in the same pass."""
     call = fused(make)
     call.values = fused(lambda x, dtype, *arguments: _decode_(make(x.float(), *arguments)).to(dtype))
     return call
 
 
+def _propagate(step: Tensor, *statistics: Tensor) -> Tensor:
+    """Return `step`, or NaN where a statistic of its group is not finite, since 0 times infinity is NaN."""
+    for statistic in statistics:
+        step = torch.add(step, statistic, alpha=0)
+    return step
+
+
 def _mean(values: Tensor, rows: bool) -> Tensor:
     """Mean of each group, as a sum of shares, which huge values cannot overflow."""
     if rows:
-        return (values * (1 / values.shape[1])).sum(1, keepdim=True)
+        return (values * (1 / values.shape[-1])).sum(-1, keepdim=True)
     return (values * (1 / values.numel())).sum()
 
 
 def _weighted_mean(values: Tensor, weights: Tensor, rows: bool) -> Tensor:
-    """Mean of `values` under `weights` in each group; 0 where the weights are all 0."""
-    bottom = _mean(weights, rows)
-    return torch.where(bottom > 0, _mean(values * weights, rows) / bottom, 0.0)
+    """Mean of `values` under `weights` in each group; 0 where the weights are all 0 and the values finite."""
+    top, bottom = _mean(values * weights, rows), _mean(weights, rows)
+    return torch.where(bottom == 0, top * 0, top / bottom)
 
 
 @_chain
 def ternary(w: Tensor, rows: bool) -> Grid:
     """TWN (Li et al. 2016, arXiv 1605.04711, equation 6): keep what exceeds 0.7 of the mean magnitude, at their mean."""
     magnitude = w.abs()
-    kept = (magnitude > TERNARY_THRESHOLD * _mean(magnitude, rows)).to(w.dtype)
-    return Grid(w.sign() * kept, _weighted_mean(magnitude, kept, rows))
+    mean = _mean(magnitude, rows)
+    kept = (magnitude > TERNARY_THRESHOLD * mean).to(w.dtype)
+    return Grid(w.sign() * kept, _propagate(_weighted_mean(magnitude, kept, rows), mean))
 
 
 @_chain
 def binary(w: Tensor, rows: bool) -> Grid:
     """BWN (Rastegari et al. 2016, arXiv 1603.05279, equation 6). Zero counts as positive: there is no third level."""
-    return Grid(_signs(w), _mean(w.abs(), rows))
+    mean = _mean(w.abs(), rows)
+    return Grid(_signs(w), _propagate(mean, mean))
 
 
 @_chain
@@ -75,11 +94,11 @@ def loss_aware(w: Tensor, curvature: Tensor, rows: bool, iterations: int) -> Gri
     """
     magnitude = w.abs()
     kept = (magnitude > 0).to(w.dtype)
-    scale = _weighted_mean(magnitude, curvature * kept, rows)
+    scale = first = _weighted_mean(magnitude, curvature * kept, rows)
     for _ in range(iterations):
         kept = (magnitude > scale / 2).to(w.dtype)
         scale = _weighted_mean(magnitude, curvature * kept, rows)
-    return Grid(w.sign() * (magnitude > scale / 2), scale)
+    return Grid(w.sign() * (magnitude > scale / 2), _propagate(scale, first))
 
 
 @_chain
@@ -88,56 +107,84 @@ def loss_aware_exact(w: Tensor, curvature: Tensor, rows: bool) -> Grid:
 
     With the sums running over the k largest magnitudes, the objective falls by (sum d |w|)^2 / sum d.
     """
-    groups, weights = (w, curvature) if rows else (w.reshape(1, -1), curvature.reshape(1, -1))  # (G, N)
-    magnitude, order = groups.abs().sort(dim=1, descending=True, stable=True)
-    weights = weights.gather(1, order).double()
-    top, bottom = (weights * magnitude).cumsum(1), weights.cumsum(1)  # (G, N)
+    groups, weights = (w, curvature) if rows else (w.flatten(), curvature.flatten())  # (..., N)
+    magnitude, order = groups.abs().sort(dim=-1, descending=True, stable=True)
+    weights = weights.gather(-1, order).double()
+    top, bottom = (weights * magnitude).cumsum(-1), weights.cumsum(-1)  # (..., N)
     gain = torch.where(bottom > 0, top.square() / bottom, 0.0)
-    best = gain.argmax(1, keepdim=True)  # (G, 1)
-    scale = torch.where(gain.gather(1, best) > 0, top.gather(1, best) / bottom.gather(1, best), 0.0).to(w.dtype)
-    kept = torch.zeros_like(groups).scatter(1, order, (torch.arange(groups.shape[1], device=w.device) <= best).to(w.dtype))
+    best = gain.argmax(-1, keepdim=True)  # (..., 1)
+    scale = torch.where(gain.gather(-1, best) > 0, top.gather(-1, best) / bottom.gather(-1, best), 0.0)
+    scale = _propagate(scale, top[..., -1:], bottom[..., -1:]).to(w.dtype)  # the sums over the whole group
+    kept = torch.zeros_like(groups).scatter(-1, order, (torch.arange(groups.shape[-1], device=w.device) <= best).to(w.dtype))
     codes = (groups.sign() * kept).reshape(w.shape)
     return Grid(codes, scale if rows else scale.squeeze())
 
 
-@_chain
-def symmetric(x: Tensor, bits: int, rows: bool, clip: float | None = None) -> Grid:
+def _symmetric(x: Tensor, bits: int, rows: bool, clip: float | None = None) -> Grid:
     """Min-max around zero: the largest magnitude takes the outermost of 2^b - 1 levels (two at one bit)."""
-    x = x if clip is None else x.clamp(-clip, clip)
-    largest = x.abs().amax(1, keepdim=True) if rows else x.abs().amax()
+    measured = x.abs().amax(-1, keepdim=True) if rows else x.abs().amax()
+    largest = measured.clamp(max=LARGEST if clip is None else clip)
     levels = max(2 ** (bits - 1) - 1, 1)
-    step = largest / levels
+    step = _propagate(largest / levels, measured)
     if bits == 1:
         return Grid(_signs(x), step)
-    return Grid((x * torch.where(step >= TINY, levels / largest, 0.0)).round_(), step)
+    codes = (x * torch.where(step >= TINY, levels / largest, 0.0)).round_()
+    return Grid(codes if clip is None else codes.clamp_(-levels, levels), step)
+
+
+def _asymmetric(x: Tensor, bits: int, rows: bool, clip: float | None = None) -> Grid:
+    """Min-max over each group's own range in 2^b levels (Bhandare et al. 2019; TernaryBERT, section 3.1.2).
+
+    Magnitudes above half of fp32's maximum (1.7e38) are clipped to it: a wider range has no width in fp32.
+    """
+    low, high = x.aminmax(dim=-1, keepdim=True) if rows else x.aminmax()
+    bound = LARGEST / 2 if clip is None else clip
+    return _evenly(x, bits, low.clamp(-bound, bound), high.clamp(-bound, bound), low, high)
+
+
+def _evenly(x: Tensor, bits: int, least: Tensor, most: Tensor, *statistics: Tensor) -> Grid:
+    """2^b levels from `least` to `most`; what lies outside takes the outermost."""
+    highest = 2**bits - 1
+    step = _propagate((most - least) / highest, *statistics)
+    scale = torch.where(step >= TINY, 1 / step, 0.0)
+    return Grid((x - least).mul_(scale).round_().clamp_(0, highest), step, least)
+
+
+symmetric, asymmetric = _chain(_symmetric), _chain(_asymmetric)
 
 
 @_chain
-def asymmetric(x: Tensor, bits: int, clip: float | None = None) -> Grid:
-    """Min-max over the tensor's own range in 2^b levels (Bhandare et al. 2019; TernaryBERT, section 3.1.2)."""
-    x = x if clip is None else x.clamp(-clip, clip)
-    low, high = x.aminmax()
-    step = (high - low) / (2**bits - 1)
-    scale = torch.where(step >= TINY, 1 / step, 0.0)
-    return Grid((x - low).mul_(scale).round_().clamp_(max=2**bits - 1), step, low)
+def interval(x: Tensor, low: Tensor, high: Tensor, bits: int, around_zero: bool) -> Grid:
+    """Min-max of what lies between two bounds (PACT, Choi et al. 2018, arXiv 1805.06085, equation 1, with two bounds)."""
+    if around_zero:
+        clipped = torch.maximum(torch.minimum(x, high), low)
+        return _symmetric(clipped.add_(x, alpha=0), bits, rows=False)  # adding 0 x keeps what is not finite
+    least, most = x.aminmax()
+    return _evenly(x, bits, *(torch.maximum(torch.minimum(end, high), low) for end in (least, most)), least, most)
 
 
 @_chain
 def stepped(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_levels: bool) -> Grid:
     """A given step, `scale / parts`: LSQ's grid (Esser et al. 2020, equations 1 and 2) and KDLSQ-BERT's."""
-    scaled = (x / scale).mul_(parts)  # in this order, so that x = scale lies exactly on its level
-    return Grid(_signs(scaled) if two_levels else scaled.clamp_(low, high).round_(), scale / parts)
+    scaled = x / scale
+    if parts != 1:
+        scaled = scaled.mul_(parts)  # after the division, so that x = scale lies exactly on its level
+    codes = _signs(scaled) if two_levels else scaled.clamp_(low, high).round_()
+    return Grid(codes.add_(x, alpha=0), scale / parts)  # adding 0 x keeps an infinity, which the clamp would cut
 
 
 @_chain
 def shifted(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_levels: bool) -> Grid:
     """A given step above the tensor's own minimum, for one-sided tensors (BinaryBERT's code)."""
     least = x.amin()
-    return Grid((x - least).div_(scale).mul_(parts).clamp_(low, high).round_(), scale / parts, least)
+    scaled = (x - least).div_(scale)
+    if parts != 1:
+        scaled = scaled.mul_(parts)
+    return Grid(scaled.clamp_(low, high).round_().add_(x, alpha=0), scale / parts, _propagate(least, least))
 
 
 def bounds(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
-    """Smallest and largest code: signed grids have one level less above zero, narrow ones are cut to be even."""
+    """Return the smallest and largest code: signed grids have one level less above zero, narrow ones are cut to be even."""
     if not 1 <= bits <= 8:
         raise ValueError(f"a code has 1 to 8 bits, not {bits}")
     if not signed:

@@ -16,15 +16,17 @@ from methods.kernel import products
 from methods.kernel.fusing import fused
 from methods.kernel.quantizers import Quantizer
 
+FINEST_DROPOUT = 0.999  # above it, a share drawn by 16 bits is off by more than 1 %
+
 
 class Quantized:
-    """What the layers share: latent weights, their quantizer, and the values of a grid that has not changed since."""
+    """The base of quantized layers: latent weights, their quantizer, and its latest values."""
 
     weight: nn.Parameter
     weight_quantizer: Quantizer | None
 
     def quantized_weight(self) -> Tensor:
-        """The weight on its grid. An unchanged weight (evaluation, micro-batches) is not quantized twice."""
+        """Return the weight on its grid. An unchanged weight (evaluation, micro-batches) is not quantized twice."""
         if self.weight_quantizer is None:
             return self.weight
         dtype = self._dtype()
@@ -35,7 +37,7 @@ class Quantized:
         return quantizer.attached(self.weight, self._quantized[1])
 
     def _dtype(self) -> torch.dtype:
-        """The precision that the values are needed in."""
+        """Return the precision that the values are needed in."""
         return self.weight.dtype
 
 
@@ -90,7 +92,7 @@ class Factored(nn.Sequential):
 
     @classmethod
     def like(cls, layer: nn.Linear | nn.Embedding, rank: int) -> "Factored":
-        """Factors in `layer`'s place; it keeps its bias, and their weights are yet to be set."""
+        """Return factors in `layer`'s place, with its bias. Their weights are yet to be set."""
         place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
         if isinstance(layer, nn.Embedding):
             rows, width = layer.weight.shape
@@ -103,7 +105,7 @@ class Factored(nn.Sequential):
 
     @torch.no_grad()
     def approximate(self, weight: Tensor) -> None:
-        """The best product of this rank (Eckart and Young 1936), its singular values shared evenly by both factors."""
+        """Set the best product of this rank (Eckart and Young 1936), its singular values shared evenly by both factors."""
         left, values, right = torch.linalg.svd(weight, full_matrices=False)  # (m, k), (k,), (k, n) with k = min(m, n)
         inner, outer = self
         rank = outer.weight.shape[1]
@@ -142,6 +144,8 @@ class Int8Linear(nn.Module):
     The numbers are those of `torch.ao.quantization.quantize_dynamic`; the codes are kept as ordinary tensors.
     """
 
+    input_bits = 8
+
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -169,12 +173,14 @@ class QuantAttention(nn.Module):
     def __init__(self, query: Quantizer | None, key: Quantizer | None, probs: Quantizer | None, value: Quantizer | None):
         super().__init__()
         self.query, self.key, self.probs, self.value = query, key, probs, value
+        if isinstance(probs, Quantizer):
+            probs.pairs = True  # both of their last dimensions are tokens
 
 
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float, quantizers=None
 ) -> tuple[Tensor, Tensor]:
-    """Context (B, S, heads, width) and the scores before softmax, mask added, (B, heads, S, S).
+    """Return the context (B, S, heads, width) and the scores before softmax, mask added, (B, heads, S, S).
 
     Probabilities are quantized after dropout, as in all published codes of this family.
     """
@@ -186,13 +192,13 @@ def attention(
     query, key, value = put("query", query), put("key", key), put("value", value)  # (B, heads, S, width)
     scores = products.matmul(query, key, transpose=True)
     kept = kept_by_dropout(scores, dropout) if dropout else None
-    scores, probs = _softmax(scores, mask, scaling, kept, 1 - dropout)  # (B, heads, S, S)
+    scores, probs = _softmax(scores, mask, scaling, kept, _share(dropout))  # (B, heads, S, S)
     return products.matmul(put("probs", probs), value).transpose(1, 2).contiguous(), scores
 
 
 @fused
 def _softmax(scores: Tensor, mask: Tensor | None, scaling: float, kept: Tensor | None, share: float):
-    """Scaled and masked scores, and the probabilities that dropout leaves of them, both in the precision of `scores`."""
+    """Return scaled and masked scores, and the probabilities that dropout leaves, both in the precision of `scores`."""
     exact = scores.float() * scaling
     if mask is not None:
         exact = exact + mask.clamp(min=torch.finfo(scores.dtype).min)  # so low that it is finite after rounding too
@@ -206,7 +212,7 @@ class Dropout(nn.Dropout):
     """torch's dropout at a third of its price on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _dropped(x, kept_by_dropout(x, self.p), 1 - self.p) if self.training and self.p else x
+        return _dropped(x, kept_by_dropout(x, self.p), _share(self.p)) if self.training and self.p else x
 
 
 @fused
@@ -215,17 +221,27 @@ def _dropped(x: Tensor, kept: Tensor, share: float) -> Tensor:
 
 
 def kept_by_dropout(like: Tensor, dropout: float) -> Tensor:
-    """1 where dropout leaves an element, else 0. One number drawn decides for four elements, by 16 bits each.
+    """Return 1 where dropout leaves an element, else 0. One number drawn decides for four elements, by 16 bits each.
 
-    Numbers and not truth values, because compiled code multiplies by the ones twice as fast as it chooses by the others.
+    Where fewer than a thousandth is left, 16 bits are too coarse, and torch draws for each element. These are numbers and
+    not truth values, because compiled code multiplies by numbers twice as fast as it chooses by truth values.
     """
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"dropout is a probability from 0 to 1, not {dropout}")
+    if dropout > FINEST_DROPOUT:
+        return torch.empty(like.shape, dtype=torch.bfloat16, device=like.device).bernoulli_(1 - dropout)
     drawn = _drawn(-(-like.numel() // 4), like.device).view(torch.int16)[: like.numel()].view(like.shape)
     kept = torch.empty(like.shape, dtype=torch.bfloat16, device=like.device)
     return torch.ge(drawn, round(dropout * 2**16) - 2**15, out=kept)
 
 
+def _share(dropout: float) -> float:
+    """Return the divisor of what dropout leaves: the share that is left, or 1 where nothing is."""
+    return 1 - dropout if dropout < 1 else 1.0
+
+
 def _drawn(count: int, device: torch.device) -> Tensor:
-    """64 random bits, `count` times. On a CPU by numpy, at a third of torch's price, from a seed that torch draws."""
+    """Return 64 random bits, `count` times. On a CPU by numpy, at a third of torch's price, from a seed that torch draws."""
     if device.type != "cpu":
         return torch.empty(count, dtype=torch.int64, device=device).random_(-(2**63), None)
     seed = int(torch.empty((), dtype=torch.int64).random_())
@@ -233,6 +249,6 @@ def _drawn(count: int, device: torch.device) -> Tensor:
 
 
 def product_dtype(operand: Tensor) -> torch.dtype:
-    """The precision in which a product with `operand` is computed: autocast's, where it is on."""
+    """Return the precision in which a product with `operand` is computed: autocast's, where it is on."""
     kind = operand.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else operand.dtype

@@ -2,8 +2,15 @@
 
 Codes of up to eight bits are exact in bf16, whose matrix units add up in fp32, so a product of codes has no rounding error;
 the steps are multiplied in afterwards. It costs a pass or two more than autocast, which rounds every operand and result.
-While this is switched on, every other fp32 product takes bf16 operands too, and keeps fp32 sums and results.
+Inside `on_codes(True)` every other fp32 product takes bf16 operands too, and keeps fp32 sums and results.
+
+A tensor of values carries its codes as an attribute, `tensor.grid`: set by `with_grid` and `same_grid`, which quantizers
+call inside `on_codes(True)`, and read by `linear` and `matmul`, nowhere else. Any operation on the tensor loses it, so that
+codes never outlive their values; a view or a sum is simply multiplied as it is.
 """
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,20 +21,31 @@ from methods.kernel.grids import Grid, decode
 _on = False
 
 
-def switch(on: bool) -> None:
-    """Multiply codes from now on, or values again."""
+@contextlib.contextmanager
+def on_codes(on: bool) -> Iterator[None]:
+    """Multiply codes inside, or values; afterwards all is as before."""
+    before = _on
+    try:
+        _set(on)
+        yield
+    finally:
+        _set(before)
+
+
+def _set(on: bool) -> None:
     global _on
     _on = on
     torch.backends.mkldnn.matmul.fp32_precision = "bf16" if on else "ieee"
     torch.backends.cuda.matmul.fp32_precision = "tf32" if on else "ieee"  # ten bits: codes are exact in it as well
 
 
-def on_codes() -> bool:
+def are_on_codes() -> bool:
+    """Return whether products are computed on codes now."""
     return _on
 
 
 def with_grid(grid: Grid, middle: int) -> Tensor:
-    """The values of a grid, which remember it; its codes counted from their middle, which keeps rounding errors small."""
+    """Return the values of a grid, which carry it. Its codes count from their middle, which keeps rounding errors small."""
     values = decode(grid)
     if grid.offset is not None:
         grid = Grid(grid.codes - middle, grid.step, grid.offset + middle * grid.step)
@@ -35,7 +53,7 @@ def with_grid(grid: Grid, middle: int) -> Tensor:
 
 
 def same_grid(values: Tensor, grid: Grid | Tensor) -> Tensor:
-    """Let values remember a grid, or the one that another tensor of the same values remembers."""
+    """Let values carry a grid, or the one that another tensor of the same values carries."""
     grid = getattr(grid, "grid", None) if isinstance(grid, Tensor) else grid
     if grid is not None:
         values.grid = grid
@@ -50,7 +68,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # (..., K
 
 
 def matmul(a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:  # (..., M, K), (..., K, N) -> (..., M, N)
-    """`a @ b`, or `a @ b.mT` where `transpose` is set."""
+    """Return `a @ b`, or `a @ b.mT` where `transpose` is set."""
     if not _both_on_grids(a, b):
         return a @ (b.mT if transpose else b)
     return _CodeProduct.apply(a, b.mT if transpose else b, a.grid, _transposed(b.grid) if transpose else b.grid)
@@ -82,7 +100,7 @@ class _CodeProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        """g b^T and a^T g: the codes stay exact, the gradient is rounded to bf16 on its way into the product."""
+        """Return g b^T and a^T g: the codes stay exact, the gradient is rounded to bf16 on its way into the product."""
         first, second = ctx.grids
         to_a = (gradient @ second.codes.mT).mul_(second.step)
         if second.offset is not None:

@@ -1,4 +1,4 @@
-"""The model artifact of a run: one sealed file that holds a model packed, and the arithmetic of its size."""
+"""The model file of a run (its artifact): one sealed file that holds a model packed, and the arithmetic of its size."""
 
 import contextlib
 import math
@@ -8,35 +8,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.initialization import no_init_weights
-from transformers.models.bert.configuration_bert import BertConfig
 
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, write_sealed
 from methods.kernel import packing
 from methods.kernel.layers import Quantized
-from methods.model.edits import WEIGHT_SPECS, edit, edits
-from methods.model.encoder import HEADS, bert, known
+from methods.model.anatomy import ANATOMIES, Anatomy
+from methods.model.edits import WEIGHT_OPTIONS, apply
+from methods.model.encoder import build, known
 
-FORMAT = 3  # of the description in a file's header
+FORMAT = 4  # of the description in a file's header
 PARTS = (".codes", ".step", ".values", ".bitmap")  # what a packed weight is stored as, behind its name
 DESCRIPTION = 400  # bytes that a header grows by, about, for a weight that is stored sparse
-# Group of a parameter by a part of its name; the first that fits. The papers count sizes by these groups.
-GROUPS = {
-    "word_embeddings": "word embedding",
-    "position_embeddings": "position embedding",
-    "token_type_embeddings": "token-type embedding",
-    "embeddings.LayerNorm": "embedding LayerNorm",
-    "pooler": "pooler",
-    "LayerNorm": "encoder LayerNorm",
-    "classifier.": "head",
-    "qa_outputs.": "head",
-    "bias": "encoder biases",
-    "weight": "encoder matrices",
-}
+
+
+class NotFinite(ValueError):
+    """A weight, a step or a range is NaN or infinite: such a model is never written."""
 
 
 def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str:
-    """Write a model packed, with what is needed to use it; the SHA-256 of the file.
+    """Write a model packed, with what is needed to use it; return the SHA-256 of the file.
 
     A weight on a grid is stored as codes of its true width and their steps, everything else as it is. `ternary: trits`
     packs codes of three levels five to a byte instead of four. Where a matrix has so many zeros that it takes fewer bytes,
@@ -51,18 +42,26 @@ def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str
         if tensor.dim() == 2 and tensor.is_floating_point() and _sparse_is_smaller(tensor, 32):
             packed[name], parts = _sparse(tensor)
         tensors |= {name + part: tensor for part, tensor in parts.items()}
+    require_finite(tensors)
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    architecture = known(model.config.to_dict())
-    structure = {"config": architecture, "edits": edits(model), "packed": packed}
-    return write_sealed(path, arrays, {"format": FORMAT, **structure, **meta})
+    record = model.record
+    structure = {"config": record.config, "head": record.head, "outputs": record.outputs, "edits": record.edits}
+    return write_sealed(path, arrays, {"format": FORMAT, **structure, "packed": packed, **meta})
+
+
+def require_finite(tensors: dict[str, Tensor]) -> None:
+    """Raise for the first tensor that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise NotFinite(f"{name} holds NaN or infinity")
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """What a model file holds, packed as it is, and its meta; one line for a file that holds no model."""
+    """Return what a model file holds, packed as it is, and its meta; one line for a file that holds no model."""
     arrays, meta = read_sealed(path)
-    if "packed" not in meta:
+    if not isinstance(meta, dict) or "packed" not in meta:
         raise UserError(f"{path} is no model file: name the last.safetensors or best.safetensors of a run.")
-    if meta["format"] != FORMAT:
+    if meta.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of this project: make it again with this one.")
     return arrays, meta
 
@@ -75,7 +74,7 @@ def save_latent(path: Path, model: nn.Module) -> str:
 
 
 def load(path: Path, latent: Path | None = None) -> tuple[nn.Module, dict]:
-    """The model of an artifact, ready to score or to start another run from, and the artifact's meta.
+    """Return the model of a file, ready to score or to start another run from, and the file's meta.
 
     Its weights lie on their grids already, so they need no quantizer; those of the activations are in place. With the
     file of its `latent` weights the model is as it was in training: these weights, under their quantizers.
@@ -92,9 +91,10 @@ def load(path: Path, latent: Path | None = None) -> tuple[nn.Module, dict]:
 def _rebuilt(arrays: dict, meta: dict, latent: dict) -> nn.Module:
     """The model that `meta` describes, holding these arrays; what does not fit or is not known raises."""
     with contextlib.nullcontext() if latent else no_init_weights():  # quantizers of weights are made for numbers
-        model = bert(BertConfig(**meta["config"]), *_head(meta))
+        model = build(known(meta["config"]), meta["head"], meta["outputs"])
     for step in meta["edits"]:
-        edit(model, **(step if latent else _without_weight_quantizers(step)))
+        apply(model, **(step if latent else _without_weight_quantizers(step)))
+    model.record.edits = list(meta["edits"])
     tensors = {
         name: torch.from_numpy(arrays.pop(name)) for name in list(arrays)
     }  # codes are let go one by one, once unpacked
@@ -128,7 +128,7 @@ def _plain(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _without_weight_quantizers(step: dict) -> dict:
-    return {key: value for key, value in step.items() if key not in WEIGHT_SPECS}
+    return {key: value for key, value in step.items() if key not in WEIGHT_OPTIONS}
 
 
 @torch.no_grad()
@@ -190,6 +190,31 @@ def _unpacked(name: str, entry: dict, parts: dict[str, Tensor]) -> Tensor:
     return weight if step is None else weight.mul_(entry["by"]).add_(entry["from"]).mul_(step)
 
 
+def bits(path: Path, model: nn.Module) -> dict[str, float]:
+    """Measure the mean bits of a number in the encoder's matrices and in the word embedding, and of an activation.
+
+    Weights are counted as the file stores them, zeros of a sparse matrix left out; activations over the quantizers of the
+    model read back, 32 where there are none.
+    """
+    arrays, meta = read(path)
+    anatomy, totals = _anatomy(meta), {"weights": [0, 0], "embeddings": [0, 0]}
+    names = [*meta["packed"], *(name for name in arrays if not name.endswith(PARTS))]
+    for name in names:
+        group = {"encoder matrices": "weights", "pooler": "weights", "word embedding": "embeddings"}.get(anatomy.group(name))
+        if group is None or "quantizer" in name or not name.endswith(".weight"):
+            continue
+        entry = meta["packed"].get(name)
+        shape = entry["shape"] if entry else arrays[name].shape
+        if len(shape) == 2:
+            width = entry["bits"] if entry else 8 * arrays[name].itemsize
+            totals[group][0] += math.prod(shape) * width
+            totals[group][1] += math.prod(shape)
+    measured = {group: bits / numbers if numbers else 32.0 for group, (bits, numbers) in totals.items()}
+    widths = [one.bits for one in model.modules() if getattr(one, "role", "") == "activations"]
+    widths += [one.input_bits for one in model.modules() if hasattr(one, "input_bits")]
+    return {**measured, "activations": sum(widths) / len(widths) if widths else 32.0}
+
+
 def size(path: Path) -> dict:
     """The three sizes of a model file, and the bytes by group.
 
@@ -199,7 +224,7 @@ def size(path: Path) -> dict:
     the model was made from, to form ratios with.
     """
     arrays, meta = read(path)
-    packed = meta["packed"]
+    packed, anatomy = meta["packed"], _anatomy(meta)
     stored = {name: array for name, array in arrays.items() if not name.endswith(PARTS)}
     groups = {"description": {"parameters": 0, "bytes": _header_bytes(path)}}
     paper = 0
@@ -213,10 +238,10 @@ def size(path: Path) -> dict:
             count = stored[name].size
             published = counted = count * stored[name].itemsize
         is_state = "quantizer" in name
-        group = groups.setdefault("activation ranges" if is_state else _group(name), {"parameters": 0, "bytes": 0})
+        group = groups.setdefault("activation ranges" if is_state else anatomy.group(name), {"parameters": 0, "bytes": 0})
         group["parameters"] += count
         group["bytes"] += counted
-        if not name.startswith(HEADS) and not is_state:
+        if not anatomy.is_head(name) and not is_state:
             paper += published
     return {
         "paper_bytes": round(paper),
@@ -239,13 +264,9 @@ def _packed_bytes(entry: dict) -> int:
 def _full_bytes(meta: dict) -> int:
     """What the stock BERT of a file's description takes in full precision, without its head."""
     with torch.device("meta"), no_init_weights():
-        model = bert(BertConfig(**meta["config"]), *_head(meta))
-    return 4 * sum(tensor.numel() for name, tensor in model.named_parameters() if not name.startswith(HEADS))
-
-
-def _head(meta: dict) -> tuple[str, int]:
-    """The head of a file's model and the numbers that it returns."""
-    return meta.get("head", meta["kind"]), meta.get("outputs", len(meta["labels"]))
+        model = build(known(meta["config"]), meta["head"], meta["outputs"])
+    anatomy = _anatomy(meta)
+    return 4 * sum(tensor.numel() for name, tensor in model.named_parameters() if not anatomy.is_head(name))
 
 
 def _header_bytes(path: Path) -> int:
@@ -254,5 +275,5 @@ def _header_bytes(path: Path) -> int:
         return 8 + int.from_bytes(file.read(8), "little")
 
 
-def _group(name: str) -> str:
-    return next(group for part, group in GROUPS.items() if part in name)
+def _anatomy(meta: dict) -> Anatomy:
+    return ANATOMIES[meta["config"].get("model_type", "bert")]

@@ -1,10 +1,13 @@
-"""Edits of a stock BERT: what a method changes in the model's structure, written down so that a file can repeat it.
+"""Edits of a stock encoder: what a method changes in the model's structure, written down so that a file can repeat it.
 
-A method calls `edit(model, "quantize", ...)`; the edit and its options are remembered in `model.edits`, go into the header
-of the model's file, and are applied again to a fresh BERT when the file is loaded. The model class stays transformers'.
+A method calls `apply(model, "quantize", ...)`; the edit and its options are remembered in `model.record`, go into the header
+of the model's file, and are applied again to a fresh encoder when the file is loaded. The model class stays transformers'.
+
+An edit is a function marked `@edit`, here or in a paper's file, where its name is `paper.function`.
 """
 
-import re
+import importlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,9 @@ from transformers.activations import ACT2FN
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
-from methods.kernel import layers, quantizers
+from methods.common.options import Count, Quantizer, Share, Whole
+from methods.kernel import layers as kernel_layers
+from methods.kernel import quantizers, trace
 from methods.kernel.layers import (
     Factored,
     Int8Linear,
@@ -23,29 +28,46 @@ from methods.kernel.layers import (
     SplitLayer,
     product_dtype,
 )
+from methods.model import anatomy as anatomies
+from methods.model.anatomy import anatomy
 
-WEIGHT_SPECS = ("weights", "embeddings", "positions", "by")  # options that a model has no use for once it has its weights
+WEIGHT_OPTIONS = ("weights", "embeddings", "positions", "by")  # a model has no use for them once it has its weights
 SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
 
 
-def edit(model: nn.Module, kind: str, **options) -> nn.Module:
-    """Apply an edit of EDITS in place and remember it."""
-    EDITS[kind](model, **options)
-    model.edits = [*edits(model), {"kind": kind, **options}]
+def edit(function: Callable) -> Callable:
+    """Mark a function (model, options) as an edit."""
+    function.is_edit = True
+    return function
+
+
+def apply(model: nn.Module, kind: str, **options) -> nn.Module:
+    """Apply an edit in place and remember it."""
+    resolve(kind)(model, **options)
+    model.record.edits.append({"kind": kind, **options})
     return model
 
 
-def edits(model: nn.Module) -> list[dict]:
-    return getattr(model, "edits", [])
+def resolve(kind: str) -> Callable:
+    """Return the edit of a name: one of this file, or `paper.function` of a paper's file."""
+    paper, _, name = kind.rpartition(".")
+    if paper and not paper.isidentifier():
+        raise ValueError(f"there is no edit {kind!r}")
+    names = vars(importlib.import_module(f"methods.{paper}")) if paper else globals()
+    function = names.get(name)
+    if not getattr(function, "is_edit", False):
+        raise ValueError(f"there is no edit {kind!r}")
+    return function
 
 
+@edit
 def quantize(
     model: nn.Module,
-    weights: dict | None = None,
-    embeddings: dict | None = None,
-    positions: dict | None = None,
-    activations: dict | None = None,
-    one_sided: dict | None = None,
+    weights: Quantizer | None = None,
+    embeddings: Quantizer | None = None,
+    positions: Quantizer | None = None,
+    activations: Quantizer | None = None,
+    one_sided: Quantizer | None = None,
 ) -> None:
     """Put quantizers where the methods' codes have them (each argument is a stanza of `quantizers.make`, or None).
 
@@ -56,7 +78,6 @@ def quantize(
     The second of two factors is a linear, and so is quantized as one, with its input.
     """
     one_sided = one_sided or activations
-    bert = model.base_model
 
     def linear(module: nn.Linear | Factored, inputs: dict | None) -> QuantLinear | Factored:
         if isinstance(module, Factored):
@@ -68,26 +89,27 @@ def quantize(
             return Factored(table(module[0], spec), linear(module[1], activations))
         return QuantEmbedding(module, weight_quantizer(spec, module.weight))
 
-    bert.embeddings.word_embeddings = table(bert.embeddings.word_embeddings, embeddings)
-    bert.embeddings.position_embeddings = table(bert.embeddings.position_embeddings, positions)
-    for layer in bert.encoder.layer:
-        attention = layer.attention.self
+    body, parts = model.base_model, anatomy(model)
+    body.set_submodule(parts.words, table(body.get_submodule(parts.words), embeddings))
+    body.set_submodule(parts.positions, table(body.get_submodule(parts.positions), positions))
+    for layer in anatomies.layers(model):
         for name in ("query", "key", "value"):
-            setattr(attention, name, linear(getattr(attention, name), None))
+            layer[name] = linear(layer[name], None)
         if activations:
+            attention = layer.attention
             attention.input_quantizer = activation_quantizer(activations)
             attention.register_forward_pre_hook(_quantize_input)
             attention.quantizers = QuantAttention(
                 *(activation_quantizer(spec) for spec in (activations, activations, one_sided, activations))
             )
-        layer.attention.output.dense = linear(layer.attention.output.dense, activations)
-        layer.intermediate.dense = linear(layer.intermediate.dense, activations)
-        layer.output.dense = linear(layer.output.dense, one_sided)
-    if bert.pooler is not None:
-        bert.pooler.dense = linear(bert.pooler.dense, activations)
+        for name, inputs in (("attention output", activations), ("intermediate", activations), ("output", one_sided)):
+            layer[name] = linear(layer[name], inputs)
+    if path := anatomies.pooler(model):
+        body.set_submodule(path, linear(body.get_submodule(path), activations))
     show_scores(model)
 
 
+@edit
 def int8_dynamic(model: nn.Module) -> None:
     """torch's own dynamic int8 on every linear of the encoder and the pooler: the deployed baseline."""
     for parent in list(model.base_model.modules()):
@@ -96,46 +118,77 @@ def int8_dynamic(model: nn.Module) -> None:
                 setattr(parent, name, Int8Linear(module))
 
 
-def factor(model: nn.Module, share: float, by: str | None = None) -> None:
-    """Every weight matrix as a product of two that together have at most `share` of its numbers.
+@edit
+def factor(model: nn.Module, share: Share, by: str | None = None) -> None:
+    """Write every weight matrix as a product of two that together have at most `share` of its numbers.
 
     `by: svd` sets them to the best approximation; a model that is loaded gets its factors from the file.
     """
     for name, layer in matrices(model).items():
         rows, columns = layer.weight.shape
         rank = min(max(1, int(share * rows * columns / (rows + columns))), rows, columns)
-        factors = Factored.like(layer, rank)
-        if by == "svd":
-            factors.approximate(layer.weight)
-        model.base_model.set_submodule(name, factors)
+        factor_one(model, name, rank, by)
 
 
-def narrow(model: nn.Module, heads: int, neurons: int) -> None:
+@edit
+def factor_words(model: nn.Module, rank: Count, by: str | None = None) -> None:
+    """Write the word embedding as a product of rank `rank` (ALBERT's and ROSITA's small table)."""
+    factor_one(model, anatomy(model).words, rank, by)
+
+
+def factor_one(model: nn.Module, name: str, rank: int, by: str | None) -> None:
+    layer = model.base_model.get_submodule(name)
+    factors = Factored.like(layer, rank)
+    if by == "svd":
+        factors.approximate(layer.weight)
+    model.base_model.set_submodule(name, factors)
+
+
+@edit
+def narrow(model: nn.Module, heads: Count, neurons: Count) -> None:
     """Keep the first attention heads and feed-forward neurons of every layer. The hidden size stays as it is."""
-    for layer in model.base_model.encoder.layer:
-        attention = layer.attention.self
+    for layer in anatomies.layers(model):
+        attention = layer.attention
         width = heads * attention.attention_head_size
-        for linear in (attention.query, attention.key, attention.value):
-            _cut(linear, outputs=width)
-        _cut(layer.attention.output.dense, inputs=width)
-        _cut(layer.intermediate.dense, outputs=neurons)
-        _cut(layer.output.dense, inputs=neurons)
+        for name in ("query", "key", "value"):
+            _cut(layer[name], outputs=width)
+        _cut(layer["attention output"], inputs=width)
+        _cut(layer["intermediate"], outputs=neurons)
+        _cut(layer["output"], inputs=neurons)
         attention.num_attention_heads, attention.all_head_size = heads, width
 
 
+@edit
+def layers(model: nn.Module, keep: list[Whole]) -> None:
+    """Keep these layers of the encoder, counted from 0, in this order."""
+    place = anatomy(model).layers
+    found = model.base_model.get_submodule(place)
+    if not keep or max(keep) >= len(found):
+        raise ValueError(f"layers {keep} cannot be kept of {len(found)}")
+    model.base_model.set_submodule(place, nn.ModuleList(found[at] for at in keep))
+    model.config.num_hidden_layers = len(keep)
+
+
+@edit
 def activate(model: nn.Module, function: str) -> None:
     """Put another function, by transformers' name for it, between the two linears of every feed-forward."""
-    for layer in model.base_model.encoder.layer:
-        layer.intermediate.intermediate_act_fn = ACT2FN[function]
+    for layer in anatomies.layers(model):
+        layer.feed_forward.intermediate_act_fn = ACT2FN[function]
 
 
-def requantize(model: nn.Module, modules: list[str], weights: dict | None = None, embeddings: dict | None = None) -> None:
+@edit
+def requantize(
+    model: nn.Module, modules: list[str], weights: Quantizer | None = None, embeddings: Quantizer | None = None
+) -> None:
     """Give these quantized layers another quantizer of weights: that of `embeddings` to tables, of `weights` to others."""
     for name in modules:
         _requantize(model.get_submodule(name), weights, embeddings)
 
 
-def split(model: nn.Module, modules: list[str], weights: dict | None = None, embeddings: dict | None = None) -> None:
+@edit
+def split(
+    model: nn.Module, modules: list[str], weights: Quantizer | None = None, embeddings: Quantizer | None = None
+) -> None:
     """Make each of these quantized layers the sum of two, both with its weight, on the grids of `requantize`."""
     for name in modules:
         pair = SplitLayer(model.get_submodule(name))
@@ -144,44 +197,40 @@ def split(model: nn.Module, modules: list[str], weights: dict | None = None, emb
             _requantize(half, weights, embeddings)
 
 
-EDITS = {
-    "quantize": quantize,
-    "int8_dynamic": int8_dynamic,
-    "narrow": narrow,
-    "activate": activate,
-    "requantize": requantize,
-    "split": split,
-    "factor": factor,
-}
-
-
 def matrices(model: nn.Module) -> dict[str, nn.Linear | nn.Embedding]:
     """The layers of the body whose weights compression is about: every linear, and the word embedding, by their names.
 
     The tables of positions and token types are too small to matter.
     """
+    words = anatomy(model).words
 
     def is_one(name: str, layer: nn.Module) -> bool:
-        words = name.startswith("embeddings.word_embeddings")
-        return isinstance(layer, nn.Linear) or (words and isinstance(layer, nn.Embedding))
+        return isinstance(layer, nn.Linear) or (name.startswith(words) and isinstance(layer, nn.Embedding))
 
     return {name: layer for name, layer in model.base_model.named_modules() if is_one(name, layer)}
 
 
 def weight_quantizer(spec: dict | None, weight: Tensor) -> quantizers.Quantizer | None:
-    """A quantizer fitted to a weight."""
+    """Return a quantizer fitted to a weight."""
     quantizer = quantizers.make(spec)
     if quantizer is not None:
+        quantizer.role = "weights"
         quantizer.calibrate(weight.detach())
-        _tag(quantizer, "weights")
     return quantizer
 
 
 def activation_quantizer(spec: dict | None) -> quantizers.Quantizer | None:
+    """Return a quantizer whose range is set by `calibrate`, or taken from each tensor."""
     quantizer = quantizers.make(spec)
     if quantizer is not None:
-        _tag(quantizer, "activations")
+        quantizer.role = "activations"
     return quantizer
+
+
+def roles(model: nn.Module) -> dict[nn.Parameter, str]:
+    """Return the learned ranges among a model's parameters, and what they quantize: `weights` or `activations`."""
+    found = [module for module in model.modules() if isinstance(module, quantizers.Quantizer)]
+    return {parameter: module.role for module in found for parameter in module.parameters(recurse=False)}
 
 
 def calibrate(model: nn.Module, batches) -> None:
@@ -196,7 +245,8 @@ def calibrate(model: nn.Module, batches) -> None:
     try:
         with torch.no_grad():
             for batch in batches:
-                model(**{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
+                with trace.tracing(trace.Trace(batch["input_ids"], batch["attention_mask"])):
+                    model(**{name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")})
     finally:
         for hook in hooks:
             hook.remove()
@@ -206,35 +256,29 @@ def calibrate(model: nn.Module, batches) -> None:
 @torch.no_grad()
 def quantization_error(model: nn.Module) -> list[dict]:
     """What the grid takes from each matrix of a trained model: squared error over squared values of the latent weights."""
-    found = []
+    found, parts = [], anatomy(model)
     for name, module in model.named_modules():
         if isinstance(module, Quantized) and module.weight_quantizer is not None:
-            layer, matrix = _place(name, model.config.num_hidden_layers)
+            layer, matrix = parts.place(name, model.config.num_hidden_layers)
             error = (module.weight_quantizer.values(module.weight) - module.weight).square().sum()
             share = error / module.weight.square().sum().clamp(min=1e-30)
             found.append({"layer": layer, "matrix": matrix, "error": float(share)})
     return found
 
 
-def _place(name: str, layers: int) -> tuple[int, str]:
-    """Layer (0 for the embeddings) and matrix of a module, such as `bert.encoder.layer.3.attention.self.query`."""
-    place = name.replace(".dense", "").replace("_embeddings", " embedding")
-    if found := re.search(r"layer\.(\d+)\.(?:attention\.self\.)?(.*)", place):
-        return int(found[1]) + 1, found[2].replace(".", " ")
-    layer = layers + 1 if "pooler" in name else 0
-    return layer, place.removeprefix("bert.").removeprefix("embeddings.").replace(".", " ")
-
-
 def show_scores(model: nn.Module) -> None:
-    """Let the model compute attention so that `output_attentions` gives the scores before softmax."""
+    """Let the model show the attention scores before softmax (`scores` in a trace)."""
     model.set_attn_implementation(SCORES)
 
 
 def _attention(module: nn.Module, query, key, value, attention_mask, scaling=None, dropout=0.0, **_):
     scaling = scaling or query.shape[-1] ** -0.5
-    return layers.attention(
+    context, scores = kernel_layers.attention(
         query, key, value, attention_mask, scaling, dropout, quantizers=getattr(module, "quantizers", None)
     )
+    if (current := trace.current()) is not None:
+        current.show("scores", scores)
+    return context, scores
 
 
 AttentionInterface.register(SCORES, _attention)
@@ -254,10 +298,3 @@ def _requantize(layer: Quantized, weights: dict | None, embeddings: dict | None)
 
 def _quantize_input(module: nn.Module, inputs: tuple) -> tuple:
     return (module.input_quantizer(inputs[0], dtype=product_dtype(inputs[0])), *inputs[1:])
-
-
-def _tag(quantizer: quantizers.Quantizer, role: str) -> None:
-    """Say whose parameters these are, so that the optimizer gives them the rate of their kind."""
-    quantizer.role = role
-    for parameter in quantizer.parameters():
-        parameter.quantizer = role

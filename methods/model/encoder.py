@@ -1,4 +1,4 @@
-"""The models: stock Hugging Face BERT with a head for the task, from a base file or from an earlier run."""
+"""Encoders: a stock model of transformers with a head for the task, built from a base file or from a description."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,20 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from transformers.models.bert.configuration_bert import BertConfig
-from transformers.models.bert.modeling_bert import (
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-)
 
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, sha256_file, write_sealed
 from methods.kernel.layers import Dropout
+from methods.model.anatomy import ANATOMIES
 
 HEAD = "head."  # prefix of the head's arrays in a base model file
-HEADS = ("classifier.", "qa_outputs.")  # parameters that belong to the task and to no pretrained model
-MODELS = {"sequence": BertForSequenceClassification, "span": BertForQuestionAnswering, "token": BertForTokenClassification}
 
 
 @dataclass(frozen=True)
@@ -63,17 +56,18 @@ def import_base(folder: Path, source: dict, head: str = "sequence", outputs: int
         raise UserError(
             f"{path} is damaged or another model (its SHA-256 is not {source['sha256'][:12]}...): fetch it again."
         )
-    stored = read_weights(path)
+    stored = read_weights(path, config["model_type"])
+    anatomy = ANATOMIES[config["model_type"]]
     with torch.device("meta"):
-        expected = bert(BertConfig(**known(config)), head, outputs or 2).state_dict()
+        expected = build(known(config), head, outputs or 2)
     weights, heads = {}, {}
-    for name, tensor in expected.items():
-        if name.startswith(HEADS):
+    for name, tensor in expected.state_dict().items():
+        if anatomy.is_head(name):
             if outputs is not None:
-                heads[name] = _expected(stored, name, tensor.shape, path)
+                heads[name] = _expected(stored, name, tensor.shape, path, "")
         else:
-            own = name.removeprefix("bert.")
-            weights[own] = _expected(stored, own, tensor.shape, path)
+            own = name.removeprefix(f"{expected.base_model_prefix}.")
+            weights[own] = _expected(stored, own, tensor.shape, path, ": a base model needs the whole encoder")
     return Base(weights, known(config), tokenizer_json(folder), {**source, "sha256": sha256_file(path)}, heads)
 
 
@@ -84,13 +78,13 @@ def read_config(folder: Path) -> dict:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{path} is missing or no JSON: name a folder with config.json and model.safetensors.") from None
-    if not isinstance(config, dict) or config.get("model_type") != "bert":
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        raise UserError(f"{path} describes a {kind!r} model: only BERT models can be used.")
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in ANATOMIES:
+        raise UserError(f"{path} describes a {kind!r} model, which cannot be used. There are: {', '.join(ANATOMIES)}.")
     return config
 
 
-def read_weights(path: Path) -> dict[str, np.ndarray]:
+def read_weights(path: Path, architecture: str) -> dict[str, np.ndarray]:
     """The weights of a safetensors file in fp32, without the encoder's prefix and under today's names."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -99,15 +93,15 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged or no safetensors file ({error}): copy the model again.") from None
-    names = {name: name.removeprefix("bert.").replace(".gamma", ".weight").replace(".beta", ".bias") for name in tensors}
+    short = {name: name.removeprefix(f"{architecture}.") for name in tensors}
+    names = {name: one.replace(".gamma", ".weight").replace(".beta", ".bias") for name, one in short.items()}
     return {names[name]: tensor.float().numpy() for name, tensor in tensors.items()}
 
 
-def _expected(stored: dict[str, np.ndarray], name: str, shape: torch.Size, path: Path) -> np.ndarray:
-    """A stored weight, if it has the shape that the configuration says."""
+def _expected(stored: dict[str, np.ndarray], name: str, shape: torch.Size, path: Path, hint: str) -> np.ndarray:
+    """Return a stored weight, if it has the shape that the configuration says."""
     if name not in stored:
-        whole = "" if name.startswith(HEADS) else ": a base model needs the whole of BERT, pooler included"
-        raise UserError(f"{path} lacks {name!r}{whole}.")
+        raise UserError(f"{path} lacks {name!r}{hint}.")
     if stored[name].shape != tuple(shape):
         raise UserError(f"{path}: {name!r} has shape {stored[name].shape}, but {tuple(shape)} was expected.")
     return stored[name]
@@ -116,8 +110,9 @@ def _expected(stored: dict[str, np.ndarray], name: str, shape: torch.Size, path:
 def known(config: dict) -> dict:
     """The architecture alone: no paths, versions or heads of whoever saved it."""
     keys = (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act hidden_dropout_prob "
-        "attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps pad_token_id"
+        "model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range "
+        "layer_norm_eps pad_token_id"
     )
     return {key: config[key] for key in keys.split() if key in config}
 
@@ -149,33 +144,50 @@ def wordpiece(vocabulary: list[str], lowercase: bool = True) -> str:
     return tokenizer.to_str()
 
 
-def bert(config: BertConfig, head: str, outputs: int) -> nn.Module:
-    """A stock BERT with a head, freshly initialised from torch's random state; only its dropout is cheaper."""
-    if head != "span":
-        config.num_labels = max(outputs, 1)
-    model = MODELS.get(head, BertForSequenceClassification)(config)
+def build(config: dict, head: str, outputs: int) -> nn.Module:
+    """Return a stock encoder of transformers under a head, freshly initialised from torch's random state.
+
+    Only its dropout is cheaper. `model.record` holds what the model is and which edits were made to it.
+    """
+    anatomy = ANATOMIES[config.get("model_type", "bert")]
+    settings = anatomy.config_class()(**{key: value for key, value in config.items() if key != "model_type"})
+    settings.num_labels = max(outputs, 1)
+    model = anatomy.model_class(head)(settings)
     for parent in list(model.modules()):
         for name, module in parent.named_children():
             if type(module) is nn.Dropout:
                 setattr(parent, name, Dropout(module.p))
+    model.record = Record(known(config), head, outputs)
     return model
 
 
+@dataclass
+class Record:
+    """What a model is beside its tensors: the stock encoder it was made from, its head, and the edits made since."""
+
+    config: dict
+    head: str
+    outputs: int
+    edits: list[dict] = field(default_factory=list)
+
+
 def from_base(base: Base, head: str, outputs: int, seed: int) -> nn.Module:
-    """The pretrained encoder under a new head, which depends on the run's seed, or under the head that the base has."""
+    """Return the pretrained encoder under a new head, which depends on the run's seed, or under the base's own head."""
     torch.manual_seed(seed)
-    model = bert(BertConfig(**base.config), head, outputs)
-    weights = {f"bert.{name}": torch.from_numpy(array.copy()) for name, array in base.weights.items()}
+    model = build(base.config, head, outputs)
+    anatomy = ANATOMIES[base.config.get("model_type", "bert")]
+    prefix = model.base_model_prefix
+    weights = {f"{prefix}.{name}": torch.from_numpy(array.copy()) for name, array in base.weights.items()}
     weights |= {name: torch.from_numpy(array.copy()) for name, array in base.head.items()}
     expected = model.state_dict().keys()
     model.load_state_dict({name: tensor for name, tensor in weights.items() if name in expected}, strict=False)
-    if missing := [name for name in expected if name not in weights and not name.startswith(HEADS)]:
+    if missing := [name for name in expected if name not in weights and not anatomy.is_head(name)]:
         raise UserError(f"The base model lacks {missing[0]!r}: make it again.")
     return model
 
 
 def logits(output) -> tuple[torch.Tensor, ...]:
-    """What a task's head returns: (B, outputs) once, (B, S) twice for spans, or (B, S, outputs) once for words."""
+    """Return a head's scores: (B, outputs) once, (B, S) twice for spans, or (B, S, outputs) once for words."""
     if hasattr(output, "start_logits"):
         return output.start_logits, output.end_logits
     return (output.logits,)

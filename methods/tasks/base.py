@@ -13,12 +13,16 @@ from transformers.models.bert.modeling_bert import BertForMaskedLM
 
 from methods.common import interrupt
 from methods.common.files import canonical, lock, sha256
-from methods.model.encoder import Base, bert, import_base, wordpiece, write_base
-from methods.run import accelerate
+from methods.model.anatomy import anatomy, layers
+from methods.model.encoder import Base, build, import_base, wordpiece, write_base
 from methods.tasks import demo, finetuned, hub, losses
-from methods.tasks.data import Split, pack, shuffled
+from methods.tasks.data import Split, pack
 from methods.training.checkpoints import Checkpoints
-from methods.training.trainer import Stage, collate, fit, forward, tensors
+from methods.training.device import open_device
+from methods.training.loader import Loader
+from methods.training.objective import Objective
+from methods.training.recipe import Optimization, Pass, Stage
+from methods.training.trainer import Trainer, forward
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 HELD_OUT = 0.02  # of the text, to tell how well masked words are guessed
@@ -48,7 +52,7 @@ def pretrain(base: dict, out: Path, identity: str) -> Base:
     """Return a micro-BERT pre-trained on masked words of generated text, as BERT (Devlin et al. 2019, section 3.1)."""
     interrupt.listen()
     torch.set_num_threads(base["threads"])
-    accelerator, _, _ = accelerate("fp32")
+    device, _, _ = open_device("fp32")
     tokenizer_json = wordpiece([*SPECIALS, *pieces(demo.vocabulary())])
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.enable_truncation(base["positions"])
@@ -67,36 +71,34 @@ def pretrain(base: dict, out: Path, identity: str) -> Base:
     torch.manual_seed(base["seed"])
     model = MaskedWords(BertConfig(**config))
     lean_to_matching(model)
-    stage = Stage(
-        name="masked words",
-        epochs=1,
+    wanted = Optimization(
+        optimizer="adamw",
         lr=base["lr"],
+        epochs=1,
         batch_size=base["batch_size"],
-        terms={"labels": 1.0},
         warmup=base["warmup"],
         weight_decay=0.01,
         clip="global",
     )
+    stage = Stage("masked words", (Pass(Objective({"labels": 1.0})),), wanted)
+    loader = Loader(text["train"], HiddenWords(), device.device, base["seed"], max_length=base["positions"])
     folder = out.with_name(f"{out.name}.checkpoints")
     with lock(folder):
         checkpoints = Checkpoints(folder, identity)
-        fit(
+        Trainer(
             model,
             [stage],
-            text["train"],
-            lambda student: {"masked words right": accuracy(student, text["held out"], accelerator, base["positions"])},
-            accelerator=accelerator,
-            seed=base["seed"],
-            padding="bucket",
-            max_length=base["positions"],
-            evaluate_every=stage.steps(text["train"]),
+            loader,
+            lambda student: {"masked words right": accuracy(student, loader.on(text["held out"]))},
+            device,
+            evaluate_every=stage.steps(len(loader)),
             checkpoints=checkpoints,
             title="pre-training",
-        )
+        ).fit()
         checkpoints.clear()
     # The pooler was not trained: next-sentence prediction gains nothing (Liu et al. 2019), so it starts at random, seeded.
     torch.manual_seed(base["seed"])
-    skeleton = bert(BertConfig(**config), "classification", 2).bert
+    skeleton = build(config, "sequence", 2).base_model
     skeleton.load_state_dict(model.bert.state_dict(), strict=False)
     weights = {name: tensor.numpy() for name, tensor in skeleton.state_dict().items()}
     source = {
@@ -136,10 +138,11 @@ class OnDemand:
 
 @torch.no_grad()
 def lean_to_matching(model) -> None:
-    model.bert.embeddings.position_embeddings.weight.mul_(POSITIONS)
-    for layer in model.bert.encoder.layer:
-        layer.attention.self.query.weight.normal_(0, MATCHING)
-        layer.attention.self.key.weight.copy_(layer.attention.self.query.weight)
+    """Let a fresh model begin by looking for the same word."""
+    model.base_model.get_submodule(anatomy(model).positions).weight.mul_(POSITIONS)
+    for layer in layers(model):
+        layer["query"].weight.normal_(0, MATCHING)
+        layer["key"].weight.copy_(layer["query"].weight)
 
 
 def pieces(words: list[str]) -> list[str]:
@@ -172,14 +175,14 @@ def masked(texts, tokenizer: Tokenizer, base: dict) -> dict[str, Split]:
 
 
 @torch.no_grad()
-def accuracy(model, split: Split, accelerator, max_length: int) -> float:
+def accuracy(model, loader: Loader) -> float:
     """Return the percentage of hidden words that the model guesses."""
     model.eval()
     right = total = 0
-    for rows in shuffled(split, 64, 0, 0):
-        batch = tensors(collate(split, rows, "bucket", max_length), accelerator)
+    for rows in loader.in_order(64):
+        batch = loader.batch(rows)
         hidden = (batch["words"] != -100).nonzero(as_tuple=True)
-        guesses = forward(model, batch).logits[hidden].argmax(1)  # (words,)
+        guesses = forward(model, batch).logits[0][hidden].argmax(1)  # (words,)
         right += int((guesses == batch["words"][hidden]).sum())
         total += len(guesses)
     return 100 * right / total

@@ -7,6 +7,7 @@ and the windows' example numbers and character offsets (dev). Texts that are nee
 A target has one number a row or one a token: labels, or tags and hidden words. What a task's rows mean is its kind's.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.ends)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.ends, prepend=0)  # (rows,)
 
@@ -162,12 +163,17 @@ def in_order(split: Split, batch_size: int) -> Iterator[np.ndarray]:
         yield order[start : start + batch_size]
 
 
-def collate(split: Split, rows: np.ndarray, padding: str, max_length: int) -> dict[str, np.ndarray]:
-    """Return padded model inputs and targets of some rows. Token id 0 is [PAD] in every BERT vocabulary."""
+def collate(
+    split: Split, rows: np.ndarray, padding: str, max_length: int, pad: int = 0, segments: bool = True
+) -> dict[str, np.ndarray]:
+    """Return padded model inputs and targets of some rows.
+
+    `pad` is the token id of padding. Encoders that do not tell first and second text apart take `segments=False`.
+    """
     longest = int(split.lengths[rows].max())
     fitting = [length for length in BUCKETS if length >= longest]
     width = max_length if padding == "max_length" or not fitting else min(fitting[0], max_length)
-    ids = np.zeros((len(rows), width), np.int64)  # (B, S)
+    ids = np.full((len(rows), width), pad, np.int64)  # (B, S)
     mask, segment = np.zeros_like(ids), np.zeros_like(ids)
     # A target of as many numbers as there are tokens is one of tokens: every row has more than one.
     by_token = {name: values for name, values in split.targets.items() if len(values) == len(split.ids)}
@@ -177,7 +183,8 @@ def collate(split: Split, rows: np.ndarray, padding: str, max_length: int) -> di
         length = tokens.stop - tokens.start
         ids[at, :length] = split.ids[tokens]
         mask[at, :length] = 1
-        segment[at, split.first[row] : length] = 1
+        if segments:
+            segment[at, split.first[row] : length] = 1
         for name, values in by_token.items():
             targets[name][at, :length] = values[tokens]
     batch = {"input_ids": ids, "attention_mask": mask, "token_type_ids": segment}

@@ -8,7 +8,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from methods.common.errors import UserError
-from methods.model.encoder import MODELS, Base, import_base, read_config
+from methods.model.anatomy import ANATOMIES
+from methods.model.encoder import Base, import_base, read_config
 from methods.tasks import kinds
 
 LAST = re.compile(r"(classifier|out_proj)\.(weight|bias)$")  # of a head, the layer that has a row for each label
@@ -36,7 +37,7 @@ def load(folder: Path, task: dict) -> Base:
 
 
 def _check_architecture(folder: Path, config: dict, kind: kinds.Kind) -> None:
-    wanted = MODELS[kind.head].__name__
+    wanted = ANATOMIES[config["model_type"]].model_class(kind.head).__name__
     stated = config.get("architectures") or [wanted]
     if wanted not in stated:
         raise UserError(

@@ -1,88 +1,145 @@
-"""What a student is trained on: terms that compare its outputs with labels or with a teacher's.
+"""Objectives: what a student is trained on, as a weighted sum of terms.
 
-Each term gives one number for each example, shape (B,), from which the loop takes the mean over the *global* batch.
-Padding never enters a term, so padding, micro-batches and the number of devices do not change what is learned beyond
-rounding.
+A term compares what the student shows with labels or with what the teacher shows, and returns one number for each example,
+(B,), from which the trainer takes the mean over the *global* batch. Padding never enters a term, so that padding,
+micro-batches and the number of devices change a loss by rounding only. (Dynamic activation ranges are taken from the tensor
+as it is, padding included: with them, padding changes the student's outputs a little, and so its gradients.)
 """
 
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.kernel.fusing import fused
-from methods.model.encoder import logits
+from methods.kernel.trace import Trace
 
 
-def labels(student, teacher, batch: dict[str, Tensor]) -> Tensor:
-    """Cross-entropy on classes, squared error on numbers, start + end halved on spans, masked words for pre-training."""
-    if "words" in batch:
-        (scores,), target = logits(student), batch["words"]  # (B, S, V), (B, S)
-        row, column = (target != -100).nonzero(as_tuple=True)  # most words are not hidden: leave them out at once
-        losses = F.cross_entropy(scores[row, column].float(), target[row, column], reduction="none")
-        counts = (target != -100).sum(1).clamp(min=1)
-        return torch.zeros(len(target), device=losses.device).index_add(0, row, losses) / counts
-    if "start" in batch:
-        pair = zip(logits(student), (batch["start"], batch["end"]), strict=True)
-        losses = [F.cross_entropy(_real(scores, batch), target, reduction="none") for scores, target in pair]
-        return (losses[0] + losses[1]) / 2
-    (scores,) = logits(student)
-    if batch["labels"].is_floating_point():
-        return F.mse_loss(scores.float().squeeze(1), batch["labels"], reduction="none")
-    return F.cross_entropy(scores.float(), batch["labels"], reduction="none")
+def term(*reads: str, teacher: bool = True) -> Callable:
+    """Mark a function or a module class as a term.
 
-
-def teacher_logits(student, teacher, batch: dict[str, Tensor]) -> Tensor:
-    """Soft cross-entropy with the teacher's distribution at temperature 1; squared error where there is one output.
-
-    (Softmax over a single output is constant, and its cross-entropy is zero whatever the student says.)
+    `reads` names what both models have to show: `hidden` (embedding output and every layer's), `scores` (attention before
+    softmax), or whatever a module shows by `trace.show`. A function takes (student's trace, teacher's trace, batch) and its
+    options. A class is a module with parameters of its own, made as `cls(student, teacher, **options)`, whose forward takes
+    the same three; its parameters are trained and checkpointed with the student.
     """
-    pairs = zip(logits(student), logits(teacher), strict=True)
-    if "start" in batch:
-        return sum(_soft(_real(ours, batch), _real(theirs, batch)) for ours, theirs in pairs)
-    return sum(_soft(ours, theirs) for ours, theirs in pairs)
+
+    def mark(thing):
+        thing.reads, thing.needs_teacher = frozenset(reads), teacher
+        return thing
+
+    return mark
 
 
-def teacher_logits_mean(student, teacher, batch: dict[str, Tensor]) -> Tensor:
+class Objective(nn.Module):
+    """A weighted sum of terms, built from a recipe's `terms`: {name: weight} or {name: {weight, options}}."""
+
+    def __init__(self, terms: dict, paper: ModuleType | None = None):
+        super().__init__()
+        known = terms_of(globals()) | (terms_of(vars(paper)) if paper else {})
+        self.weights: dict[str, float] = {}
+        self.options: dict[str, dict] = {}
+        self.functions: dict[str, Callable] = {}
+        self.modules_of_terms = nn.ModuleDict()
+        for name in sorted(terms):  # one order, whoever wrote the recipe: sums of floats depend on it
+            given = dict(terms[name]) if isinstance(terms[name], dict) else {"weight": terms[name]}
+            self.weights[name] = given.pop("weight", 1.0)
+            self.options[name], self.functions[name] = given, known[name]
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        """What both models have to show."""
+        return frozenset().union(*(function.reads for function in self.functions.values()))
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(function.needs_teacher for function in self.functions.values())
+
+    def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Make the modules of terms that have parameters."""
+        for name, function in self.functions.items():
+            if inspect.isclass(function) and name not in self.modules_of_terms:
+                self.modules_of_terms[name] = function(student, teacher, **self.options[name])
+
+    def forward(self, student: Trace, teacher: Trace | None, batch: dict) -> dict[str, Tensor]:
+        """Each term's value for each example, (B,)."""
+        values = {}
+        for name, function in self.functions.items():
+            if name in self.modules_of_terms:
+                values[name] = self.modules_of_terms[name](student, teacher, batch)
+            else:
+                values[name] = function(student, teacher, batch, **self.options[name])
+        return values
+
+
+def terms_of(names: dict) -> dict[str, Callable]:
+    """The terms among a module's names."""
+    return {name: thing for name, thing in names.items() if hasattr(thing, "reads") and hasattr(thing, "needs_teacher")}
+
+
+@term(teacher=False)
+def labels(student: Trace, teacher: Trace | None, batch: dict) -> Tensor:
+    """The task's own loss against its labels."""
+    return batch["kind"].loss(student.logits, batch)
+
+
+@term()
+def logits(student: Trace, teacher: Trace, batch: dict) -> Tensor:
+    """Soft cross-entropy with the teacher's distribution; squared error where the output is a number."""
+    return batch["kind"].soft_loss(student.logits, teacher.logits, batch)
+
+
+@term()
+def logits_mean(student: Trace, teacher: Trace, batch: dict) -> Tensor:
     """`logits` as the official codes average it: over classes, or over all of a span's positions, as well as over rows."""
-    pairs = zip(logits(student), logits(teacher), strict=True)
-    return sum(_soft(ours, theirs) / ours.shape[1] for ours, theirs in pairs)
+    return batch["kind"].soft_loss_mean(student.logits, teacher.logits, batch)
 
 
-def _soft(ours: Tensor, theirs: Tensor) -> Tensor:
-    ours, theirs = ours.float(), theirs.float()
-    if ours.shape[1] == 1:
-        return F.mse_loss(ours, theirs, reduction="none").squeeze(1)
-    return -(theirs.softmax(1) * ours.log_softmax(1)).sum(1)
+@term("hidden")
+def hidden(student: Trace, teacher: Trace, batch: dict, *, map: list[int] | None = None) -> Tensor:
+    """Squared error of the embedding output and of every layer's, averaged over real tokens, summed over states.
 
-
-def hidden(student, teacher, batch: dict[str, Tensor]) -> Tensor:
-    """Squared error of the embedding output and of every layer's, averaged over real tokens, summed over layers."""
+    `map` names the teacher's state for each of the student's; state 0 is the embedding output.
+    """
     mask = batch["attention_mask"].float().unsqueeze(2)  # (B, S, 1)
-    ours, theirs = _layers(student, teacher, "hidden_states")
-    total = sum(_distance(a, b, mask) for a, b in zip(ours, theirs, strict=True))
-    return total / (mask.sum((1, 2)) * ours[0].shape[2])
+    pairs = _pairs(student, teacher, "hidden", map)
+    total = sum(_distance(a, b, mask) for a, b in pairs)
+    return total / (mask.sum((1, 2)) * pairs[0][0].shape[2])
 
 
-def hidden_padded(student, teacher, batch: dict[str, Tensor]) -> Tensor:
+@term("hidden")
+def hidden_padded(student: Trace, teacher: Trace, batch: dict, *, map: list[int] | None = None) -> Tensor:
     """`hidden` as the official codes average it: padding counts like any token, so that padding changes the loss."""
-    pairs = zip(*_layers(student, teacher, "hidden_states"), strict=True)
-    return sum(((a.float() - b.float()) ** 2).mean((1, 2)) for a, b in pairs)
+    return sum(((a.float() - b.float()) ** 2).mean((1, 2)) for a, b in _pairs(student, teacher, "hidden", map))
 
 
-def attention(student, teacher, batch: dict[str, Tensor]) -> Tensor:
-    """Squared error of the attention scores before softmax between real tokens, averaged, summed over layers."""
+@term("scores")
+def attention(student: Trace, teacher: Trace, batch: dict, *, map: list[int] | None = None) -> Tensor:
+    """Squared error of the attention scores before softmax between real tokens, averaged, summed over layers.
+
+    `map` names the teacher's layer, counted from 0, for each of the student's.
+    """
     mask = batch["attention_mask"].float()
-    pairs = (mask[:, :, None] * mask[:, None, :]).unsqueeze(1)  # (B, 1, S, S)
-    ours, theirs = _layers(student, teacher, "attentions")
-    total = sum(_distance(a, b, pairs) for a, b in zip(ours, theirs, strict=True))
-    return total / (pairs.sum((1, 2, 3)) * ours[0].shape[1])
+    real = (mask[:, :, None] * mask[:, None, :]).unsqueeze(1)  # (B, 1, S, S)
+    pairs = _pairs(student, teacher, "scores", map)
+    total = sum(_distance(a, b, real) for a, b in pairs)
+    return total / (real.sum((1, 2, 3)) * pairs[0][0].shape[1])
 
 
-def attention_padded(student, teacher, batch: dict[str, Tensor]) -> Tensor:
+@term("scores")
+def attention_padded(student: Trace, teacher: Trace, batch: dict, *, map: list[int] | None = None) -> Tensor:
     """`attention` as the official codes average it: masked scores are set to zero, and count."""
     unmasked = batch["attention_mask"][:, None, None, :] != 0  # (B, 1, 1, S)
-    pairs = zip(*_layers(student, teacher, "attentions"), strict=True)
+    pairs = _pairs(student, teacher, "scores", map)
     return sum((torch.where(unmasked, a.float() - b.float(), 0.0) ** 2).mean((1, 2, 3)) for a, b in pairs)
+
+
+@term("shown_losses", teacher=False)
+def shown_losses(student: Trace, teacher: Trace | None, batch: dict) -> Tensor:
+    """The sum of what modules showed as losses of their own, (B,) each, such as a router's balance loss."""
+    return sum(student.shown["shown_losses"])
 
 
 @fused
@@ -95,35 +152,12 @@ def _distance(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     return ((a.float() - b.float()) * mask).square().sum(tuple(range(1, a.dim())))
 
 
-def _layers(student, teacher, what: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What both models show of their layers. None shown, or not as many, would make a term silently zero."""
-    ours, theirs = getattr(student, what) or (), getattr(teacher, what) or ()
+def _pairs(student: Trace, teacher: Trace, what: str, map: list[int] | None) -> list[tuple[Tensor, Tensor]]:
+    """The student's tensors beside those of the teacher that they follow. None shown would make a term silently zero."""
+    ours, theirs = student.shown.get(what, []), teacher.shown.get(what, [])
+    if map is not None and theirs and all(-len(theirs) <= at < len(theirs) for at in map):
+        theirs = [theirs[at] for at in map]
     if not ours or len(ours) != len(theirs):
-        raise ValueError(f"{what}: the student shows {len(ours)}, the teacher {len(theirs)}")
-    return ours, theirs
-
-
-def _real(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Span scores (B, S) in fp32 with padding out of the running."""
-    return scores.float().masked_fill(batch["attention_mask"] == 0, -1e9)
-
-
-TERMS = {
-    "labels": labels,
-    "logits": teacher_logits,
-    "logits_mean": teacher_logits_mean,
-    "hidden": hidden,
-    "hidden_padded": hidden_padded,
-    "attention": attention,
-    "attention_padded": attention_padded,
-}
-NEEDS_TEACHER = TERMS.keys() - {"labels"}
-SHOWS = {  # what a model must show of its inside for a term
-    "output_hidden_states": {"hidden", "hidden_padded"},
-    "output_attentions": {"attention", "attention_padded"},
-}
-
-
-def shown(terms) -> dict[str, bool]:
-    """The options of a model's forward pass that these terms need."""
-    return {option: True for option, needing in SHOWS.items() if needing & set(terms)}
+        what_for = f"the map {map}" if map is not None else "no map"
+        raise ValueError(f"{what}: the student shows {len(ours)}, the teacher {len(theirs)}, with {what_for}")
+    return list(zip(ours, theirs, strict=True))

@@ -1,4 +1,4 @@
-"""Optimizers and their schedule: fused AdamW, and BertAdam as the Huawei methods' codes use it."""
+"""Optimizers and their schedule: fused AdamW, and BertAdam as BERT's authors wrote it."""
 
 import torch
 from torch import nn
@@ -6,12 +6,13 @@ from torch.autograd.graph import increment_version
 from torch.optim import AdamW, Optimizer
 
 from methods.kernel.fusing import fused
+from methods.model.edits import roles
 
 UNDECAYED = ("bias", "LayerNorm.weight")  # as in BERT's own training code
 
 
 class BertAdam(Optimizer):
-    """Adam as BERT's authors wrote it (Devlin et al. 2019; TernaryBERT `transformer/optimization.py`).
+    """Adam of the original BERT code (Devlin et al. 2019).
 
     It differs from AdamW in two ways that matter: no bias correction, and the gradient norm is clipped for every tensor
     by itself instead of over all of them. Weight decay is decoupled: p -= lr * (m / (sqrt(v) + eps) + decay * p).
@@ -54,22 +55,23 @@ def _bertadam(param, grad, first, second, rate, beta1, beta2, eps, weight_decay,
     param.sub_((first / (second.sqrt() + eps) + weight_decay * param) * rate)
 
 
-def build(model: nn.Module, stage) -> Optimizer:
-    """The optimizer of a stage. Learned ranges carry a tag, `parameter.quantizer`, that names their own rate and decay."""
+def build(model: nn.Module, wanted) -> Optimizer:
+    """Return the optimizer of a stage; learned ranges of quantizers have their own rate and decay, by role."""
+    ranges = roles(model)
     groups: dict[str, list] = {}
     for name, param in model.named_parameters():
         if param.requires_grad:
-            kind = getattr(param, "quantizer", "undecayed" if name.endswith(UNDECAYED) else "decayed")
+            kind = ranges.get(param, "undecayed" if name.endswith(UNDECAYED) else "decayed")
             groups.setdefault(kind, []).append(param)
-    rates = {kind: stage.quantizer_lr.get(kind, stage.lr) for kind in groups}
-    decays = {"decayed": stage.weight_decay, **stage.quantizer_decay}
+    rates = {kind: wanted.quantizer_lr.get(kind, wanted.lr) for kind in groups}
+    decays = {"decayed": wanted.weight_decay, **wanted.quantizer_decay}
     params = [
         {"params": members, "lr": rates[kind], "peak": rates[kind], "weight_decay": decays.get(kind, 0.0)}
         for kind, members in groups.items()
     ]
-    if stage.optimizer == "bertadam":
-        return BertAdam(params, lr=stage.lr)
-    optimizer = AdamW(params, lr=stage.lr, eps=1e-8, fused=True)
+    if wanted.optimizer == "bertadam":
+        return BertAdam(params, lr=wanted.lr)
+    optimizer = AdamW(params, lr=wanted.lr, eps=1e-8, fused=True)
     optimizer.register_step_post_hook(_note_change)
     return optimizer
 
@@ -93,6 +95,6 @@ def set_rate(optimizer: Optimizer, step: int, total: int, warmup: float) -> floa
 
 
 def clip(model: nn.Module, how: str | None) -> None:
-    """Global clipping at norm 1.0; BertAdam clips by itself, and KDLSQ not at all."""
+    """Clip the gradient's norm at 1.0 over all parameters where a recipe asks for it; BertAdam clips by itself."""
     if how == "global":
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

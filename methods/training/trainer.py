@@ -1,4 +1,4 @@
-"""The one training loop: labels or a teacher, one stage or several, for every method.
+"""The one training loop: labels or a teacher, one stage or several, one pass a step or several, for every method.
 
 Everything random in a step (the batch, the dropout) is a function of the seed and the step's number, so that a run that
 was killed goes on exactly where its checkpoint stands, and ends with the bytes of a run that was never disturbed.
@@ -6,79 +6,34 @@ was killed goes on exactly where its checkpoint stands, and ends with the bytes 
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from methods.common import interrupt
 from methods.common.progress import Progress
+from methods.kernel.trace import Trace, tracing
 from methods.model.edits import show_scores
 from methods.model.encoder import logits
-from methods.tasks.data import Split, collate, in_order, shuffled
-from methods.training import objective, optimizers
+from methods.training import optimizers
 from methods.training.checkpoints import Checkpoints
+from methods.training.loader import Loader
+from methods.training.recipe import Pass, Stage
 
 LOG_EVERY = 10  # steps between two entries of the curve, and between two looks for a loss that is no number
-SAMPLE_EPOCH = 999_999_999
 SCORING_BATCH = 64  # fixed: quantizers with dynamic ranges see the same batches in every run
 
 
-Sample = Iterator[dict[str, Tensor]]  # batches of training rows, for methods that look at data before they train
-
-
 class Diverged(Exception):
-    """The loss or the outputs are no longer numbers: a result of the run, not a crash."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of training with one objective.
-
-    `on_step(student, optimizer, step, steps)` is the only hook: it is called after each of the stage's `steps` updates,
-    which are counted from 0.
-    """
-
-    name: str
-    epochs: float
-    lr: float
-    batch_size: int
-    terms: dict[str, float]  # term of objective.TERMS -> weight
-    optimizer: str = "adamw"  # or "bertadam"
-    warmup: float = 0.0  # share of the steps in which the rate rises
-    weight_decay: float = 0.0
-    clip: str | None = None  # "global", or None
-    quantizer_lr: dict[str, float] = field(default_factory=dict)  # tag of learned ranges -> their own rate
-    quantizer_decay: dict[str, float] = field(default_factory=dict)
-    on_step: Callable | None = None
-
-    @classmethod
-    def of(cls, recipe: dict, budget: dict, **changes) -> "Stage":
-        """The stage that a recipe describes, scaled by the preset's budget; `changes` replace what differs."""
-        described = {key: recipe[key] for key in cls.__dataclass_fields__.keys() & recipe.keys()}
-        scaled = {
-            "name": "+".join(recipe["terms"]),
-            "epochs": recipe["epochs"] * budget["epochs_scale"],
-            "lr": recipe["lr"] * budget["lr_scale"],
-            "batch_size": budget["batch_size"] or recipe["batch_size"],
-        }
-        return cls(**{**described, **scaled, **changes})
-
-    def batches(self, train: Split) -> int:
-        return math.ceil(len(train) / self.batch_size)
-
-    def steps(self, train: Split) -> int:
-        return max(1, round(self.epochs * self.batches(train)))
+    """The loss, the outputs or the weights are no longer numbers: a result of the run, not a crash."""
 
 
 @dataclass
 class State:
-    """Where a run stands, apart from its tensors; this and they are a checkpoint."""
+    """The position of a run, apart from its tensors; this and they are a checkpoint."""
 
     stage: int = 0
     step: int = 0  # of the whole run
@@ -95,7 +50,7 @@ class State:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training leaves: the weights of both protocols, or why there are none."""
+    """The result of training: the weights of both protocols, or why there are none."""
 
     state: State
     last: dict[str, Tensor] | None
@@ -103,197 +58,263 @@ class Fit:
     diverged: str | None = None
 
 
-def fit(
-    student: nn.Module,
-    stages: list[Stage],
-    train: Split,
-    evaluate: Callable[[nn.Module], dict[str, float]],
-    *,
-    accelerator: Accelerator,
-    seed: int,
-    padding: str,
-    max_length: int,
-    evaluate_every: int,
-    teacher: nn.Module | None = None,
-    checkpoints: Checkpoints | None = None,
-    title: str = "",
-) -> Fit:
-    """Train `student` through `stages`; `evaluate` returns the dev metrics, the one that selects first.
+class Learner(nn.Module):
+    """A student and the modules of its objectives: everything that is optimized and checkpointed."""
 
-    `last` holds the weights at the end, `best` those of the best look at the dev set in the final stage (earlier stages
-    may train no head, so that their scores say little). Batch sizes are over all devices.
+    def __init__(self, student: nn.Module, stages: list[Stage]):
+        super().__init__()
+        self.student = student
+        self.objectives = nn.ModuleList(one.objective for stage in stages for one in stage.passes)
+
+
+class Trainer:
+    """Trains `student` through `stages`.
+
+    `evaluate` returns the dev metrics, the one that selects first. Fit's `last` holds the weights at the end, `best` those
+    of the best look at the dev set in the final stage (earlier stages may train no head, so that their scores say little).
+    Batch sizes are over all devices.
     """
-    models = [student.to(accelerator.device)]
-    if teacher is not None:
-        models.append(teacher.to(accelerator.device).eval().requires_grad_(False))
-    if any("output_attentions" in objective.shown(stage.terms) for stage in stages):
-        for model in models:
-            show_scores(model)
-    state, best, optimizer_state = State(), None, None
-    if checkpoints and (saved := checkpoints.load()):
-        state, best, optimizer_state = _restore(student, *saved)
-    total = sum(stage.steps(train) for stage in stages)
-    progress = Progress(title, total, quiet=not accelerator.is_main_process)
 
-    def save() -> None:
-        if checkpoints and accelerator.is_main_process:
-            checkpoints.save(state.step, _tensors(student, best, optimizer), {"state": asdict(state)})
+    def __init__(
+        self,
+        student: nn.Module,
+        stages: list[Stage],
+        loader: Loader,
+        evaluate: Callable[[nn.Module], dict[str, float]],
+        accelerator,
+        *,
+        evaluate_every: int,
+        teacher: nn.Module | None = None,
+        checkpoints: Checkpoints | None = None,
+        title: str = "",
+    ):
+        self.student, self.teacher, self.stages, self.loader = student.to(accelerator.device), teacher, stages, loader
+        self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.accelerator, self.checkpoints = accelerator, checkpoints
+        self.state, self.best, self.optimizer = State(), None, None
+        self.total = sum(stage.steps(len(loader)) for stage in stages)
+        self.progress = Progress(title, self.total, quiet=not accelerator.is_main_process)
+        self._prepare()
+        self.learner = Learner(self.student, stages).to(accelerator.device)
 
-    try:
-        for number, stage in enumerate(stages):
-            if number < state.stage:
-                continue
-            if number > state.stage:
-                state.stage, state.stage_step = number, 0
-            state.micro_batch = state.micro_batch or math.ceil(stage.batch_size / accelerator.num_processes)
-            optimizer = optimizers.build(student, stage)
-            if optimizer_state is not None:
-                _restore_optimizer(optimizer, optimizer_state)
-                optimizer_state = None
-            steps, final = stage.steps(train), number == len(stages) - 1
-            epoch, batches = -1, []
-            while True:
-                at = state.stage_step
-                looked = bool(state.dev) and state.dev[-1]["step"] == state.step
-                if at and not looked and (at % evaluate_every == 0 or at == steps):
-                    metrics = evaluate(student)
-                    score = next(iter(metrics.values()))
-                    state.dev.append({"step": state.step, "stage": stage.name, "score": score, "metrics": metrics})
-                    if final and (state.best_score is None or score > state.best_score):
-                        state.best_score, state.best_step = score, state.step
-                        best = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
-                if at == steps:
-                    break
-                if at // stage.batches(train) != epoch:
-                    epoch = at // stage.batches(train)
-                    batches = shuffled(train, stage.batch_size, seed, number * 1000 + epoch)
-                rows = batches[at % stage.batches(train)]
-                factor = optimizers.set_rate(optimizer, at, steps, stage.warmup)
-                losses = _gradient(
-                    student,
-                    teacher,
-                    train,
-                    rows,
-                    stage.terms,
-                    state,
-                    accelerator,
-                    seed,
-                    padding,
-                    max_length,
-                    progress,
-                )
-                optimizers.clip(student, stage.clip)
-                optimizer.step()
-                if stage.on_step:
-                    stage.on_step(student, optimizer, at, steps)
-                optimizer.zero_grad()
-                state.step, state.stage_step, state.examples = (
-                    state.step + 1,
-                    at + 1,
-                    state.examples + len(rows),
-                )
-                for name, value in losses.items():
-                    state.pending[name] = state.pending.get(name, 0.0) + value
-                if state.stage_step % LOG_EVERY == 0 or state.stage_step == steps:
-                    _log(state, stage, stage.lr * factor)
-                    facts = {"loss": f"{state.curve[-1]['loss']:.4f}"}
-                    facts |= {
-                        name: f"{value:.4f}" for name, value in state.curve[-1]["terms"].items() if len(stage.terms) > 1
-                    }
-                    facts |= {"dev": f"{state.dev[-1]['score']:.1f}"} if state.dev else {}
-                    progress.update(state.step, facts)
-                if _told_to_leave(accelerator):
-                    raise interrupt.Interrupted
-                if checkpoints and checkpoints.due(state.step):
-                    save()
-    except interrupt.Interrupted:
-        save()
-        progress.say(f"told to leave at step {state.step}: checkpoint written; the same command goes on from here")
-        raise
-    except Diverged as reason:
-        progress.say(f"diverged: {reason}")
-        return Fit(state, None, None, diverged=str(reason))
-    finally:
-        progress.close()
-    if stages and checkpoints and checkpoints.stale():
-        save()  # scoring may take long, and a run that is told to leave meanwhile should not train again
-    last = {name: tensor.detach().cpu().clone() for name, tensor in student.state_dict().items()}
-    if best is None:  # nothing was trained (post-training quantization)
-        best, state.best_step = last, state.step
-    return Fit(state, last, best)
-
-
-def _gradient(student, teacher, train, rows, terms, state, accelerator, seed, padding, max_length, progress) -> dict:
-    """Leave the gradient of the mean loss over the global batch in the student; the loss terms as floats.
-
-    Out of memory halves the micro-batch and doubles the accumulation: the effective batch, and so the gradient, stay.
-    """
-    share = rows[accelerator.process_index :: accelerator.num_processes]
-    while True:
-        torch.manual_seed((seed * 1_000_003 + state.step) * 1009 + accelerator.process_index)
+    def fit(self) -> Fit:
+        saved_optimizer = self._restore()
         try:
-            sums = accumulate(student, teacher, train, share, len(rows), terms, state, accelerator, padding, max_length)
-            break
-        except RuntimeError as error:
-            if state.micro_batch <= 1 or not should_reduce_batch_size(error):
-                raise
-        student.zero_grad()
-        state.micro_batch = math.ceil(state.micro_batch / 2)
-        state.events.append(f"out of memory at step {state.step}: micro-batch halved to {state.micro_batch}")
-        progress.say(state.events[-1])
-    if accelerator.num_processes > 1:
-        sums = accelerator.reduce(sums, "sum")
-        for param in student.parameters():
-            if param.requires_grad:
-                mine = param.grad if param.grad is not None else torch.zeros_like(param)
-                param.grad = accelerator.reduce(mine, "sum")
-    return dict(zip(terms, sums.tolist(), strict=True))
+            for number, stage in enumerate(self.stages):
+                if number < self.state.stage:
+                    continue
+                if number > self.state.stage:
+                    self.state.stage, self.state.stage_step = number, 0
+                self._run_stage(number, stage, saved_optimizer)
+                saved_optimizer = None
+        except interrupt.Interrupted:
+            self._save()
+            self.progress.say(f"stopped at step {self.state.step}: checkpoint written; the same command continues from here")
+            raise
+        except Diverged as reason:
+            self.progress.say(f"diverged: {reason}")
+            return Fit(self.state, None, None, diverged=str(reason))
+        finally:
+            self.progress.close()
+        if self.stages and self.checkpoints and self.checkpoints.stale():
+            self._save()  # scoring may take long, and a run that is stopped meanwhile should not train again
+        last = _copy(self.student)
+        if self.best is None:  # nothing was trained (post-training quantization)
+            self.best, self.state.best_step = last, self.state.step
+        return Fit(self.state, last, self.best)
+
+    def _run_stage(self, number: int, stage: Stage, saved_optimizer: dict | None) -> None:
+        state, wanted = self.state, stage.optimization
+        state.micro_batch = state.micro_batch or math.ceil(wanted.batch_size / self.accelerator.num_processes)
+        self.optimizer = optimizers.build(self.learner, wanted)
+        if saved_optimizer is not None:
+            _restore_optimizer(self.optimizer, saved_optimizer)
+        steps, per_epoch = stage.steps(len(self.loader)), stage.batches(len(self.loader))
+        final = number == len(self.stages) - 1
+        epoch, batches = -1, []
+        while True:
+            at = state.stage_step
+            if at and (at % self.evaluate_every == 0 or at == steps):
+                self._look(stage, final)
+            if at == steps:
+                return
+            if at // per_epoch != epoch:
+                epoch = at // per_epoch
+                batches = self.loader.epoch(wanted.batch_size, number * 1000 + epoch)
+            self._step(stage, batches[at % per_epoch], steps)
+            if self._told_to_leave():
+                raise interrupt.Interrupted
+            if self.checkpoints and self.checkpoints.due(state.step):
+                self._save()
+
+    def _step(self, stage: Stage, rows: np.ndarray, steps: int) -> None:
+        """One update."""
+        state, at = self.state, self.state.stage_step
+        factor = optimizers.set_rate(self.optimizer, at, steps, stage.optimization.warmup)
+        losses = self._gradient(stage, rows)
+        optimizers.clip(self.learner, stage.optimization.clip)
+        self.optimizer.step()
+        if stage.on_step:
+            stage.on_step(self.student, self.optimizer, at, steps)
+        self.optimizer.zero_grad()
+        state.step, state.stage_step, state.examples = state.step + 1, at + 1, state.examples + len(rows)
+        for name, value in losses.items():
+            state.pending[name] = state.pending.get(name, 0.0) + value
+        if state.stage_step % LOG_EVERY == 0 or state.stage_step == steps:
+            self._log(stage, stage.optimization.lr * factor)
+
+    def _gradient(self, stage: Stage, rows: np.ndarray) -> dict[str, float]:
+        """Leave the gradient of the mean loss over the global batch in the learner; return the loss terms.
+
+        Out of memory halves the micro-batch and doubles the accumulation: the effective batch, and so the gradient, stay.
+        """
+        state, accelerator = self.state, self.accelerator
+        share = rows[accelerator.process_index :: accelerator.num_processes]
+        while True:
+            torch.manual_seed((self.loader.seed * 1_000_003 + state.step) * 1009 + accelerator.process_index)
+            try:
+                sums = accumulate(self.student, self.teacher, self.loader, stage.passes, share, rows, state, accelerator)
+                break
+            except RuntimeError as error:
+                from accelerate.utils.memory import should_reduce_batch_size
+
+                if state.micro_batch <= 1 or not should_reduce_batch_size(error):
+                    raise
+            self.learner.zero_grad()
+            state.micro_batch = math.ceil(state.micro_batch / 2)
+            state.events.append(f"out of memory at step {state.step}: micro-batch halved to {state.micro_batch}")
+            self.progress.say(state.events[-1])
+        if accelerator.num_processes > 1:
+            sums = accelerator.reduce(sums, "sum")
+            for param in self.learner.parameters():
+                if param.requires_grad:
+                    mine = param.grad if param.grad is not None else torch.zeros_like(param)
+                    param.grad = accelerator.reduce(mine, "sum")
+        return dict(zip(term_names(stage.passes), sums.tolist(), strict=True))
+
+    def _look(self, stage: Stage, final: bool) -> None:
+        """Evaluate on the dev set, once a step, and keep the weights if they are the best so far."""
+        state = self.state
+        if state.dev and state.dev[-1]["step"] == state.step:
+            return
+        metrics = self.evaluate(self.student)
+        score = next(iter(metrics.values()))
+        state.dev.append({"step": state.step, "stage": stage.name, "score": score, "metrics": metrics})
+        if final and (state.best_score is None or score > state.best_score):
+            state.best_score, state.best_step = score, state.step
+            self.best = _copy(self.student)
+
+    def _log(self, stage: Stage, lr: float) -> None:
+        """Close an interval of the curve: mean terms since the last entry, or the end of a run that is no longer one."""
+        state = self.state
+        since = state.curve[-1]["step"] if state.curve else 0
+        terms = {name: value / (state.step - since) for name, value in state.pending.items()}
+        weights = term_weights(stage.passes)
+        loss = sum(weights[name] * value for name, value in terms.items())
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss was {loss} by step {state.step}")
+        state.curve.append({"step": state.step, "stage": stage.name, "loss": loss, "terms": terms, "lr": lr})
+        state.pending = {}
+        facts = {"loss": f"{loss:.4f}"}
+        facts |= {name: f"{value:.4f}" for name, value in terms.items() if len(weights) > 1}
+        facts |= {"dev": f"{state.dev[-1]['score']:.1f}"} if state.dev else {}
+        self.progress.update(state.step, facts)
+
+    def _told_to_leave(self) -> bool:
+        """Whether any process was told to: all must leave at the same step, or the others would wait for ever."""
+        if self.accelerator.num_processes == 1:
+            return interrupt.asked()
+        flag = torch.tensor([float(interrupt.asked())], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item())
+
+    def _prepare(self) -> None:
+        """Put both models in order for the objectives."""
+        objectives = [one.objective for stage in self.stages for one in stage.passes]
+        if self.teacher is not None:
+            self.teacher = self.teacher.to(self.accelerator.device).eval().requires_grad_(False)
+        for objective in objectives:
+            objective.prepare(self.student, self.teacher)
+        if any("scores" in objective.wanted for objective in objectives):
+            for model in filter(None, (self.student, self.teacher)):
+                show_scores(model)
+
+    def _save(self) -> None:
+        if not self.checkpoints or not self.accelerator.is_main_process:
+            return
+        found = {f"student/{name}": tensor for name, tensor in self.student.state_dict().items()}
+        found |= {f"objectives/{name}": tensor for name, tensor in self.learner.objectives.state_dict().items()}
+        found |= {f"best/{name}": tensor for name, tensor in (self.best or {}).items()}
+        for index, values in (self.optimizer.state_dict()["state"] if self.optimizer else {}).items():
+            found |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in found.items()}
+        self.checkpoints.save(self.state.step, arrays, {"state": asdict(self.state)})
+
+    def _restore(self) -> dict | None:
+        """Continue from a checkpoint, if there is one: the optimizer's tensors, for the stage that it was in."""
+        if not self.checkpoints or (saved := self.checkpoints.load()) is None:
+            return None
+        arrays, meta = saved
+        groups: dict[str, dict] = {"student": {}, "objectives": {}, "best": {}, "optimizer": {}}
+        for name, array in arrays.items():
+            group, _, rest = name.partition("/")
+            groups[group][rest] = torch.from_numpy(array)
+        self.student.load_state_dict(groups["student"])
+        self.learner.objectives.load_state_dict(groups["objectives"])
+        self.state, self.best = State(**meta["state"]), groups["best"] or None
+        return groups["optimizer"]
 
 
-def accumulate(student, teacher, train, share, count, terms, state, accelerator, padding, max_length) -> Tensor:
-    """Forward and backward over this process's share of a batch of `count` rows; the sums of its terms, (terms,)."""
+def accumulate(student, teacher, loader: Loader, passes: tuple[Pass, ...], share, rows, state: State, accelerator) -> Tensor:
+    """Forward and backward over this process's `share` of a batch; the sums of all passes' terms, (terms,)."""
     student.train()
-    shown = objective.shown(terms)
-    sums = torch.zeros(len(terms), device=accelerator.device)
+    wanted = frozenset().union(*(one.objective.wanted for one in passes))
+    total = loader.tokens(rows)
+    sums = torch.zeros(len(term_names(passes)), device=accelerator.device)
     for start in range(0, len(share), state.micro_batch):
-        batch = tensors(collate(train, share[start : start + state.micro_batch], padding, max_length), accelerator)
+        batch = loader.batch(share[start : start + state.micro_batch])
         with accelerator.autocast():
-            theirs = None
+            theirs, values = None, []
             if teacher is not None:
                 with torch.no_grad():
-                    theirs = forward(teacher, batch, **shown)
-            ours = forward(student, batch, **shown)
-        values = [objective.TERMS[name](ours, theirs, batch).sum() / count for name in terms]
-        accelerator.backward(sum(weight * value for weight, value in zip(terms.values(), values, strict=True)))
-        sums += torch.stack([value.detach() for value in values])
+                    theirs = forward(teacher, batch, wanted)
+            for one in passes:
+                with one.active(student):
+                    ours = forward(student, batch, one.objective.wanted, total)
+                terms = one.objective(ours, theirs, batch)
+                of_pass = {name: value.sum() / len(rows) for name, value in terms.items()}
+                accelerator.backward(sum(one.objective.weights[name] * value for name, value in of_pass.items()))
+                values += [value.detach() for value in of_pass.values()]
+        sums += torch.stack(values)
     return sums
 
 
-def forward(model: nn.Module, batch: dict[str, Tensor], **shown: bool):
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    return model(**inputs, **shown)
+def term_names(passes: tuple[Pass, ...]) -> list[str]:
+    """The terms of a step in order; those of a named pass carry its name."""
+    return [f"{one.name}/{name}" if one.name else name for one in passes for name in one.objective.weights]
 
 
-def tensors(batch: dict[str, np.ndarray], accelerator: Accelerator) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)).to(accelerator.device) for name, array in batch.items()}
+def term_weights(passes: tuple[Pass, ...]) -> dict[str, float]:
+    weights = [weight for one in passes for weight in one.objective.weights.values()]
+    return dict(zip(term_names(passes), weights, strict=True))
 
 
-def sample(train: Split, accelerator: Accelerator, *, batch_size: int, seed: int, padding: str, max_length: int) -> Sample:
-    """Training batches in an order that no epoch of training has."""
-    for rows in shuffled(train, batch_size, seed, SAMPLE_EPOCH):
-        yield tensors(collate(train, rows, padding, max_length), accelerator)
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def forward(model: nn.Module, batch: dict, wanted: frozenset[str] = frozenset(), total: int | None = None) -> Trace:
+    """Run a model on a batch and return the trace: its logits, and what its modules showed of what is wanted."""
+    trace = Trace(batch["input_ids"], batch["attention_mask"], wanted, total)
+    options = {"output_hidden_states": True} if "hidden" in wanted else {}
+    with tracing(trace):
+        output = model(**{name: batch[name] for name in INPUTS}, **options)
+    trace.logits = logits(output)
+    if "hidden" in wanted:
+        trace.shown["hidden"] = list(output.hidden_states)  # (B, S, H) each: the embedding output and every layer's
+    return trace
 
 
 @torch.no_grad()
-def predict(
-    model: nn.Module,
-    split: Split,
-    *,
-    accelerator: Accelerator,
-    padding: str,
-    max_length: int,
-    exact: bool = False,
-) -> list[np.ndarray]:
+def predict(model: nn.Module, loader: Loader, accelerator, exact: bool = False) -> list[np.ndarray]:
     """Each row's outputs in the split's order: (outputs,), (2, tokens) for spans, (tokens, outputs) for words.
 
     Whole batches are dealt to the processes, so that scores do not depend on how many there are. `exact` computes in
@@ -302,21 +323,23 @@ def predict(
     model.eval()
     precision = contextlib.nullcontext if exact else accelerator.autocast
     found = []
-    for number, rows in enumerate(in_order(split, SCORING_BATCH)):
+    for number, rows in enumerate(loader.in_order(SCORING_BATCH)):
         if number % accelerator.num_processes != accelerator.process_index:
             continue
         if accelerator.num_processes == 1:
             interrupt.check()  # with several, one that left would keep the others waiting
         with precision():
-            scores = logits(forward(model, tensors(collate(split, rows, padding, max_length), accelerator)))
+            scores = forward(model, loader.batch(rows)).logits
         stacked = torch.stack([part.float() for part in scores], 1).cpu().numpy()  # (B, 1 or 2, outputs or S or S, outputs)
         of_tokens = len(scores) > 1 or scores[0].dim() == 3
         for row, values in zip(rows, stacked, strict=True):
-            width = split.lengths[row] if of_tokens else values.shape[1]
+            width = loader.split.lengths[row] if of_tokens else values.shape[1]
             found.append((int(row), values[:, :width].copy()))
     if accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
         found = gather_object(found)
-    outputs: list = [None] * len(split)
+    outputs: list = [None] * len(loader)
     for row, values in found:
         outputs[row] = values if len(values) > 1 else values[0]
     if not all(np.isfinite(values).all() for values in outputs):
@@ -324,42 +347,8 @@ def predict(
     return outputs
 
 
-def _log(state: State, stage: Stage, lr: float) -> None:
-    """Close an interval of the curve: mean terms since the last entry, or the end of a run that is no longer one."""
-    since = state.curve[-1]["step"] if state.curve else 0
-    terms = {name: value / (state.step - since) for name, value in state.pending.items()}
-    loss = sum(stage.terms[name] * value for name, value in terms.items())
-    if not math.isfinite(loss):
-        raise Diverged(f"the loss was {loss} by step {state.step}")
-    state.curve.append({"step": state.step, "stage": stage.name, "loss": loss, "terms": terms, "lr": lr})
-    state.pending = {}
-
-
-def _told_to_leave(accelerator: Accelerator) -> bool:
-    """Whether any process was told to: all must leave at the same step, or the others would wait for ever."""
-    if accelerator.num_processes == 1:
-        return interrupt.asked()
-    flag = torch.tensor([float(interrupt.asked())], device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum").item())
-
-
-def _tensors(student: nn.Module, best: dict[str, Tensor] | None, optimizer) -> dict[str, np.ndarray]:
-    """Every tensor of a checkpoint under a name that says where it belongs."""
-    found = {f"student/{name}": tensor for name, tensor in student.state_dict().items()}
-    found |= {f"best/{name}": tensor for name, tensor in (best or {}).items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        found |= {f"optimizer/{index}/{key}": value for key, value in values.items()}
-    return {name: tensor.detach().cpu().numpy() for name, tensor in found.items()}
-
-
-def _restore(student: nn.Module, arrays: dict[str, np.ndarray], meta: dict):
-    """State, best weights and optimizer state of a checkpoint; the student is restored in place."""
-    groups: dict[str, dict] = {"student": {}, "best": {}, "optimizer": {}}
-    for name, array in arrays.items():
-        group, _, rest = name.partition("/")
-        groups[group][rest] = torch.from_numpy(array)
-    student.load_state_dict(groups["student"])
-    return State(**meta["state"]), groups["best"] or None, groups["optimizer"]
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def _restore_optimizer(optimizer, saved: dict[str, Tensor]) -> None:

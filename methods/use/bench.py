@@ -12,14 +12,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.bert.configuration_bert import BertConfig
 
 from methods.common import provenance
 from methods.kernel import fusing, products
-from methods.model.edits import edit, show_scores
-from methods.model.encoder import bert
+from methods.model.anatomy import anatomy, layers
+from methods.model.edits import apply, show_scores
+from methods.model.encoder import build
+from methods.tasks import kinds
 from methods.tasks.data import Split, collate, pack, shuffled
 from methods.training import objective, optimizers, trainer
+from methods.training.device import Device
+from methods.training.loader import Loader
+from methods.training.objective import Objective
+from methods.training.recipe import Optimization, Pass
 
 SIZES = {
     "tiny": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
@@ -30,6 +35,7 @@ VOCABULARY = 30522
 FULL_LENGTH = 128  # what the codes of 2020 pad GLUE's pair tasks to
 # Tokens of MRPC's training pairs under BERT's vocabulary: the shortest, every twentieth of the way, the longest.
 MRPC = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 103)
+KIND = kinds.of("classification")
 TERMS = {"hidden": 1.0, "attention": 1.0, "logits": 1.0}
 
 
@@ -38,8 +44,8 @@ def bench_train(size: str, batch: int, rounds: int, threads: int) -> str:
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    teacher = bert(BertConfig(vocab_size=VOCABULARY, **SIZES[size]), "classification", 2).eval().requires_grad_(False)
-    teacher.to(_OneDevice(precision="fp32").device)
+    teacher = build({"vocab_size": VOCABULARY, **SIZES[size]}, "sequence", 2).eval().requires_grad_(False)
+    teacher.to(Device().device)
     show_scores(teacher)
     precision, _ = provenance.precision("auto", torch.cuda.is_available())
     contenders: dict[str, Callable[[Split, np.ndarray], None]] = {"2020: eager, fp32, padded": Naive(teacher).step}
@@ -59,45 +65,26 @@ def bench_train(size: str, batch: int, rounds: int, threads: int) -> str:
 
 
 class Here:
-    """A step of `trainer.fit` with TernaryBERT's student, as a run does it."""
+    """A step of the trainer with TernaryBERT's student, as a run takes it."""
 
     def __init__(self, teacher: nn.Module, precision: str, compiled: bool):
-        self.accelerator = _OneDevice(precision)
+        self.device = Device(precision)
         self.teacher, self.compiled, self.on_codes = teacher, compiled, precision == "codes"
         self.student = copy.deepcopy(teacher).requires_grad_(True)
         rows = {"kind": "ternary", "rows": True}
         activations = {"kind": "asymmetric", "bits": 8}
-        edit(self.student, "quantize", weights={"kind": "ternary"}, embeddings=rows, activations=activations)
-        stage = trainer.Stage("bench", 1, 2e-5, 1, TERMS, optimizer="bertadam", weight_decay=0.01)
-        self.optimizer = optimizers.build(self.student, stage)
+        apply(self.student, "quantize", weights={"kind": "ternary"}, embeddings=rows, activations=activations)
+        self.passes = (Pass(Objective(TERMS)),)
+        wanted = Optimization(optimizer="bertadam", lr=2e-5, epochs=1, batch_size=1, weight_decay=0.01)
+        self.optimizer = optimizers.build(self.student, wanted)
 
     def step(self, split: Split, rows: np.ndarray) -> None:
-        fusing.switch(self.compiled)
-        products.switch(self.on_codes)
+        loader = Loader(split, KIND, self.device.device, max_length=FULL_LENGTH)
         state = trainer.State(micro_batch=len(rows))
-        trainer.accumulate(
-            self.student, self.teacher, split, rows, len(rows), TERMS, state, self.accelerator, "bucket", FULL_LENGTH
-        )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        fusing.switch(False)
-        products.switch(False)
-
-
-class _OneDevice:
-    """What a step asks of accelerate's Accelerator, of which a process can have no two with different precisions."""
-
-    num_processes, process_index = 1, 0
-
-    def __init__(self, precision: str):
-        self.device, self.in_bf16 = torch.device("cuda" if torch.cuda.is_available() else "cpu"), precision == "bf16"
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16)
-
-    @staticmethod
-    def backward(loss: Tensor) -> None:
-        loss.backward()
+        with fusing.compiled(self.compiled), products.on_codes(self.on_codes):
+            trainer.accumulate(self.student, self.teacher, loader, self.passes, rows, rows, state, self.device)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
 
 
 class Naive:
@@ -109,15 +96,14 @@ class Naive:
 
     def __init__(self, teacher: nn.Module):
         self.teacher, self.student = teacher, copy.deepcopy(teacher).requires_grad_(True).train()
-        body = self.student.base_model
-        body.embeddings.word_embeddings.__class__ = _NaiveEmbedding
-        for layer in body.encoder.layer:
-            attention = layer.attention.self
-            for linear in (attention.query, attention.key, attention.value, layer.attention.output.dense):
-                linear.__class__ = _NaiveLinear
-            layer.intermediate.dense.__class__ = layer.output.dense.__class__ = _NaiveLinear
-            attention.quantizers = nn.ModuleDict({name: _NaiveActivation() for name in ("query", "key", "probs", "value")})
-        body.pooler.dense.__class__ = _NaiveLinear
+        parts, body = anatomy(self.student), self.student.base_model
+        body.get_submodule(parts.words).__class__ = _NaiveEmbedding
+        for layer in layers(self.student):
+            for name in parts.parts:
+                layer[name].__class__ = _NaiveLinear
+            operands = ("query", "key", "probs", "value")
+            layer.attention.quantizers = nn.ModuleDict({name: _NaiveActivation() for name in operands})
+        body.get_submodule(parts.pooler).__class__ = _NaiveLinear
         for parent in list(self.student.modules()):
             for name, module in parent.named_children():
                 if isinstance(module, nn.Dropout):
@@ -125,16 +111,16 @@ class Naive:
         self.moments: dict[Tensor, tuple[Tensor, Tensor]] = {}
 
     def step(self, split: Split, rows: np.ndarray) -> None:
-        batch = trainer.tensors(collate(split, rows, "max_length", FULL_LENGTH), _OneDevice("fp32"))
-        shown = {"output_hidden_states": True, "output_attentions": True}
+        batch = Loader(split, KIND, Device().device, padding="max_length", max_length=FULL_LENGTH).batch(rows)
+        wanted = frozenset({"hidden", "scores"})
         with torch.no_grad():
-            theirs = trainer.forward(self.teacher, batch, **shown)
-        ours = trainer.forward(self.student, batch, **shown)
-        loss = objective.teacher_logits_mean(ours, theirs, batch).mean()
-        for mine, other in zip(ours.attentions, theirs.attentions, strict=True):
+            teacher = trainer.forward(self.teacher, batch, wanted)
+        student = trainer.forward(self.student, batch, wanted)
+        loss = objective.logits_mean(student, teacher, batch).mean()
+        for mine, other in zip(student.shown["scores"], teacher.shown["scores"], strict=True):
             mine, other = (torch.where(scores <= -1e2, torch.zeros_like(scores), scores) for scores in (mine, other))
             loss = loss + F.mse_loss(mine, other)
-        for mine, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        for mine, other in zip(student.shown["hidden"], teacher.shown["hidden"], strict=True):
             loss = loss + F.mse_loss(mine, other)
         loss.backward()
         self._update(rate=2e-5)

@@ -17,7 +17,7 @@ from methods.common.errors import UserError
 from methods.kernel.layers import QuantEmbedding, Quantized
 from methods.kernel.quantizers import Binary, Ternary
 from methods.model import artifact
-from methods.model.edits import edit
+from methods.model.edits import edit, roles
 from methods.training import objective, optimizers, trainer
 from tests.conftest import rows_of_sst2
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of, parameters
@@ -101,7 +101,7 @@ def test_activations_are_those_of_the_stanzas():
 
 def test_learned_ranges_go_over_to_the_split_model_and_keep_their_own_rate():
     half = ternary_half("ternary_half_a4")
-    ranges = sum(getattr(param, "quantizer", None) == "activations" for param in half.parameters())
+    ranges = list(roles(half).values()).count("activations")
     split = student_of("tws_1bit_a4", half)
     (stage,) = binarybert.stages(ask_of("tws_1bit_a4")["spec"], ask_of("tws_1bit_a4")["budget"])
     groups = {group["lr"]: group["params"] for group in optimizers.build(split, stage).param_groups}

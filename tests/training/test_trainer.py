@@ -11,6 +11,7 @@ from methods import fp32
 from methods import run as harness
 from methods.common import files, interrupt
 from methods.common.errors import UserError
+from methods.kernel.quantizers import Threshold
 from methods.model.encoder import from_base
 from methods.tasks import data
 from methods.training import optimizers, trainer
@@ -239,14 +240,15 @@ def test_the_rate_rises_and_falls_linearly(step, factor):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(3.0 * factor)
 
 
-def test_biases_and_layer_norms_do_not_decay_and_tagged_parameters_have_their_own_rate(base):
+def test_biases_and_layer_norms_do_not_decay_and_learned_ranges_have_their_own_rate(base):
     student = from_base(base, "classification", 2, 1)
-    student.classifier.bias.quantizer = "activations"
+    student.classifier.input_quantizer = Threshold(4)
+    student.classifier.input_quantizer.role = "activations"
     optimizer = optimizers.build(student, dataclasses.replace(STAGE, quantizer_lr={"activations": 0.5}))
     quantizer = next(group for group in optimizer.param_groups if len(group["params"]) == 1)
     decayed, undecayed = (group for group in optimizer.param_groups if group is not quantizer)
     decayed, undecayed = (decayed, undecayed) if decayed["weight_decay"] else (undecayed, decayed)
-    assert quantizer["params"] == [student.classifier.bias]
+    assert quantizer["params"] == [student.classifier.input_quantizer.scale]
     assert (quantizer["lr"], quantizer["weight_decay"]) == (0.5, 0.0)
     assert all(param.ndim == 2 for param in decayed["params"])
     assert all(param.ndim == 1 for param in undecayed["params"])

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from report.cells import make_cell
+from report.outcomes import unpack
 from safetensors.numpy import save_file
 from transformers.models.bert.configuration_bert import BertConfig
 
@@ -24,8 +26,6 @@ from methods.model.encoder import bert, wordpiece, write_base
 from methods.tasks import demo, encode
 from methods.use import inspection
 from methods.use.prediction import Predictor
-from report.cells import make_cell
-from report.outcomes import unpack
 from tests.conftest import CONFIG
 from workflow import catalogue
 

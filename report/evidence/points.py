@@ -1,0 +1,171 @@
+"""The data of plots, for figures and page alike: methods as points of cost and quality, and drops by bits."""
+
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from report.evidence.board import Board, Family
+from report.evidence.comparison import Evidence
+from report.wording import CONVENTIONS
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One way to count the cost of a model."""
+
+    name: str
+    label: str
+    unit: str
+
+
+AXES = {
+    **{name: Axis(name, f"Model size {words}", "MiB") for name, words in CONVENTIONS.items()},
+    "latency": Axis("latency", "Time of one prediction", "ms"),
+    "memory": Axis("memory", "Peak memory of one prediction", "MiB"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One method on one task, or on the average of several."""
+
+    method: str
+    title: str
+    family: Family
+    x: float
+    y: float
+    interval: tuple[float, float] | None
+    simulated: bool
+    diverged: int
+    comparable: bool
+    on_front: bool = False
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """All points of one plot, from the smallest on, and the methods without a point, each with the reason."""
+
+    title: str
+    quality: str
+    axis: Axis
+    points: list[Point]
+    absent: list[tuple[str, str]]
+
+
+def cost(board: Board, method: str, tasks: list[str], axis: str) -> tuple[float, bool] | str:
+    """Return the method's largest cost on the tasks and whether it is simulated, or the reason why there is none."""
+    measured = [cell["measured"] for task in tasks if (cell := board.cell(method, task))]
+    if axis in CONVENTIONS:
+        sizes = [of["size"][axis]["bytes"] for of in measured if of["size"]]
+        return (max(sizes) / 2**20, False) if sizes else "none"
+    times = [of["latency"] for of in measured if isinstance(of["latency"], dict)]
+    if axis == "memory":
+        memory = [time["memory_bytes"] / 2**20 for time in times if time.get("memory_bytes")]
+        return (max(memory), any(time["simulated"] for time in times)) if memory else "not measured"
+    if times:
+        slowest = max(times, key=lambda time: time["milliseconds"])
+        return slowest["milliseconds"], slowest["simulated"]
+    return "simulated" if any(of["latency"] == "simulated" for of in measured) else "not measured"
+
+
+def axes(board: Board) -> list[Axis]:
+    """Return the axes for which at least one method has a number."""
+    return [
+        axis
+        for name, axis in AXES.items()
+        if any(not isinstance(cost(board, method, board.tasks, name), str) for method in board.methods)
+    ]
+
+
+def cloud(evidence: Evidence, tasks: list[str], axis: Axis) -> Cloud:
+    """Return quality against cost on one task, or on the average of several for the methods that have them all."""
+    board, points, absent = evidence.board, [], []
+    for method in board.methods:
+        quality = _quality(evidence, method, tasks)
+        price = cost(board, method, tasks, axis.name)
+        if isinstance(quality, str) or isinstance(price, str):
+            absent.append((board.title(method), quality if isinstance(quality, str) else price))
+            continue
+        mean, interval = quality
+        points.append(
+            Point(
+                method=method,
+                title=board.title(method),
+                family=board.family(method),
+                x=price[0],
+                y=mean,
+                interval=interval,
+                simulated=price[1],
+                diverged=evidence.diverged(method, tasks)[0],
+                comparable=all(board.comparable(method, task) for task in tasks),
+            )
+        )
+    points.sort(key=lambda point: (point.x, -point.y, point.method))
+    title = board.task_title(tasks[0]) if len(tasks) == 1 else f"Average of {len(tasks)} {board.suite(tasks[0]).title} tasks"
+    return Cloud(title, "Mean score" if len(tasks) > 1 else title, axis, _with_front(points), absent)
+
+
+def _quality(evidence: Evidence, method: str, tasks: list[str]) -> tuple[float, tuple[float, float] | None] | str:
+    if len(tasks) > 1:
+        average = evidence.average(method, tasks)
+        return average.reason or (average.value, average.interval)
+    if reason := evidence.status(method, tasks[0]):
+        return reason
+    score = evidence.score(method, tasks[0])
+    return score.mean, score.interval
+
+
+def _with_front(points: list[Point]) -> list[Point]:
+    """Mark the Pareto front: no smaller method scores as high. Odd, diverged and simulated points are not ranked."""
+    marked, best = [], float("-inf")
+    for point in points:
+        ranked = point.comparable and not point.diverged and not point.simulated
+        marked.append(replace(point, on_front=ranked and point.y > best))
+        best = max(best, point.y) if ranked else best
+    return marked
+
+
+@dataclass(frozen=True)
+class BitLine:
+    """Points lost at each number of bits, on one task or on the mean of the tasks that all methods have."""
+
+    title: str
+    points: list[tuple[float, float]]
+    mean: bool = False
+
+
+@dataclass(frozen=True)
+class BitLines:
+    """One family's drops by the measured bits of its weights."""
+
+    family: Family
+    lines: list[BitLine]
+
+
+def drops_by_bits(evidence: Evidence) -> list[BitLines]:
+    """Return a chart for each family with several bit widths; of several methods with one width the first counts."""
+    charts = []
+    for family in evidence.board.families.values():
+        methods = {}
+        for method in evidence.board.methods:
+            bits = evidence.board.bits(method)
+            if bits and evidence.board.family(method) == family:
+                methods.setdefault(round(bits["weights"], 1), method)
+        lines = _bit_lines(evidence, dict(sorted(methods.items()))) if len(methods) > 1 else []
+        if any(len(line.points) > 1 for line in lines):
+            charts.append(BitLines(family, lines))
+    return charts
+
+
+def _bit_lines(evidence: Evidence, methods: dict[float, str]) -> list[BitLine]:
+    lines, whole = [], []
+    for task in evidence.board.tasks:
+        scores = [(bits, evidence.score(method, task)) for bits, method in methods.items()]
+        known = [(bits, score.drop) for bits, score in scores if score is not None and score.drop is not None]
+        if known:
+            lines.append(BitLine(evidence.board.task_title(task), known))
+        if len(known) == len(methods):
+            whole.append(dict(known))
+    if len(whole) > 1:
+        means = [(bits, fmean(drops[bits] for drops in whole)) for bits in methods]
+        lines.append(BitLine(f"mean of {len(whole)} tasks", means, mean=True))
+    return lines

@@ -1,0 +1,56 @@
+"""Cells read from files and checked, and the reason for each cell that is missing because a run failed."""
+
+import re
+from pathlib import Path
+
+from methods.common.errors import UserError
+from report.evidence.cores import on_all_cores
+from report.evidence.schema import read_valid
+
+
+def failures(paths: list[Path], logs: Path, ancestors: dict[str, list[str]]) -> dict[tuple[str, str], str]:
+    """Return {(method, task): reason} for the cells that are missing because one of their runs or of its ancestors failed.
+
+    The reason is the last line of the log. `ancestors` are a method's, nearest first.
+    """
+    reasons = {}
+    for path in paths:
+        method, _, task = path.stem.rpartition("_")
+        for name in (method, *ancestors.get(method, [])) if not path.exists() else ():
+            if (method, task) not in reasons and (line := _failure(logs / name / task)):
+                reasons[method, task] = line if name == method else f"its ancestor {name} failed: {line}"
+    return reasons
+
+
+def _failure(logs: Path) -> str | None:
+    """Return the last line of the first log of a failed run; None where no run failed."""
+    for log in sorted(logs.glob("*.log")):
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        if last.startswith("error:") or re.match(r"\w*(Error|Exception|Interrupt)\b", last):
+            return last.removeprefix("error: ")
+    return None
+
+
+def read_cells(paths: list[Path]) -> list[dict]:
+    if not paths:
+        raise UserError(
+            "There is no cell to make a page from: make one first, for example with snakemake results/fp32_rte.json"
+        )
+    cells, seen = [], {}
+    for path, cell in zip(paths, on_all_cores(_read_cell, paths), strict=True):
+        key = (cell["request"]["method"], cell["request"]["task"])
+        if key in seen:
+            raise UserError(f"{seen[key]} and {path} are both {key[0]} on {key[1]}: name each cell once.")
+        seen[key] = path
+        cells.append(cell)
+    return cells
+
+
+def _read_cell(path: Path) -> dict:
+    cell = read_valid(path, "cell.schema.yaml")
+    metric, protocols = cell["measured"]["metric"], cell["measured"]["protocols"]
+    reports = [cell["measured"]["baseline"], *protocols.values()]
+    if any(metric not in report["metrics"] for report in reports):
+        raise UserError(f"{path} lacks its own primary metric {metric}: delete it and make it again with Snakemake.")
+    return cell

@@ -1,0 +1,78 @@
+"""Published figures: how they are joined with ours, and verdicts that are no stronger than the evidence."""
+
+import copy
+
+import pytest
+
+from report.evidence.comparison import compare
+from report.tables.published import figures, names, paper_table, published
+from tests.fixtures import cells as fixture
+from tests.fixtures.cells import cell_at
+
+METHODS = ("fp32", "lat_2bit", "tws_1bit")
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return fixture.board(METHODS, ("mrpc", "rte"), seeds=(1, 2, 3), rows=200)
+
+
+def test_published_figures_join_by_method_task_and_metric():
+    assert figures("lat_2bit")["mnli", "accuracy"].value == 83.5
+    assert figures("lat_2bit")["mnli", "accuracy"].drop == pytest.approx(1.0)  # from 84.5 of the same paper
+    assert figures("tws_1bit")["rte", "accuracy"].value == 72.2 and not figures("tws_1bit")["rte", "accuracy"].augmented
+    assert figures("lat_2bit")["rte", "accuracy"].augmented, "the paper gives no other"
+    assert figures("lada_10x")["mnli", "accuracy"].test_set
+    for method in names()["methods"]:
+        assert figures(method), method
+    assert {row["confidence"] for row in published()} == {"high", "medium"}
+    assert all(row["source_table"] for row in published())
+    assert {task for task, _ in names()["metrics"].values()} <= set(fixture.TASKS)
+
+
+def verdicts(cells):
+    return {(pair.method, pair.task, pair.metric): (pair.verdict, pair.reason) for pair in paper_table(compare(cells)).pairs}
+
+
+def test_verdicts_are_no_stronger_than_the_seeds(cells):
+    cells = copy.deepcopy(cells)
+    # three seeds of deviation 1: t(0.975, 2) = 4.3027, times sqrt(1 + 1/3) = 4.968, and 0.05 of rounding
+    place = cell_at(cells, "tws_1bit", "rte")["measured"]["protocols"]["best"]["metrics"]["accuracy"]
+    for mean, verdict in ((72.2 + 5.01, "reproduced"), (72.2 + 5.03, "above"), (72.2 - 5.03, "below")):
+        place |= {"mean": mean, "sd": 1.0, "n": 3}
+        assert verdicts(cells)["tws_1bit", "rte", "accuracy"] == (verdict, "")
+    place |= {"n": 1, "sd": None}
+    assert verdicts(cells)["tws_1bit", "rte", "accuracy"] == ("undecided", "one seed cannot tell")
+    place |= {"n": 3, "sd": 0.0}
+    assert verdicts(cells)["tws_1bit", "rte", "accuracy"] == ("undecided", "seeds with equal scores cannot tell")
+    place |= {"n": 0, "mean": None, "n_diverged": 3}
+    assert verdicts(cells)["tws_1bit", "rte", "accuracy"][0] == "diverged"
+    assert verdicts(cells)["bwn_1bit", "rte", "accuracy"] == ("not run", "")
+    augmented = ("not comparable", "the paper's figure is with augmented data")
+    assert verdicts(cells)["lat_2bit", "rte", "accuracy"] == augmented
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda on: on.update(data="generated"), "generated data"),
+        (lambda on: on["base"].update(id="prajjwal1/bert-tiny"), "other base model"),
+        (lambda on: on["dataset"].update(partial=True), "partial data"),
+    ],
+)
+def test_other_conditions_are_not_compared(cells, change, reason):
+    cells = copy.deepcopy(cells)
+    for cell in cells:
+        change(cell["ran_on"])
+    assert verdicts(cells)["tws_1bit", "rte", "accuracy"] == ("not comparable", reason)
+
+
+def test_unsure_figures_carry_a_mark(cells):
+    grid = paper_table(compare(cells)).grid()
+    assert any(place.text.endswith("?") for row in grid.rows for place in row)
+    assert any(note.startswith("? medium confidence") for note in grid.notes)
+
+
+def test_a_task_without_a_cell_has_the_papers_name(cells):
+    titles = {(pair.task, pair.task_title) for pair in paper_table(compare(cells)).pairs}
+    assert {title for task, title in titles if task in ("rte", "mnli")} == {"RTE", "MNLI-m", "MNLI-mm"}
