@@ -242,6 +242,17 @@ def test_predict_works_in_a_pipe_and_imports_no_library_of_data_sets(world):
     assert json.loads(done.stdout)["label"] in ("negative", "positive")
 
 
+def test_outputs_that_are_not_finite_are_one_line(world):
+    predictor = Predictor(model_of(world("sst2")))
+    with torch.no_grad():
+        predictor.model.classifier.bias[0] = float("inf")
+    with pytest.raises(
+        UserError, match=r"last\.safetensors returns numbers that are not finite .*: make its run again"
+    ) as error:
+        predictor([("a text",)])
+    assert "\n" not in str(error.value)
+
+
 # --- inspect ------------------------------------------------------------------------------------------------
 
 
