@@ -6,13 +6,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(workflow.current_basedir))
-from workflow import catalogue as catalogues
+from workflow import catalogue as catalogues, terminal
 
 # A graph of a thousand jobs is made of objects that all live on: looking for garbage among them takes a tenth of its time.
 gc.set_threshold(100_000, 50, 100)
-
-
-configfile: workflow.source_path("config/config.yaml")
 
 
 include: "workflow/rules/common.smk"
@@ -23,4 +20,6 @@ include: "workflow/rules/cells.smk"
 rule all:
     default_target: True
     input:
-        "report/html/index.html",
+        f"{PAGE}/index.html",
+        # Named, because Snakemake makes no missing run again as long as the cell made from it is there.
+        [f"{work(*run)}/run.json" for run in RUNS],

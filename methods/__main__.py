@@ -1,29 +1,50 @@
-"""`python -m methods`: what the rules of the workflow call, and what a person can call.
+"""`python -m methods`: the commands that the rules of the workflow call, and that a person can call.
 
-Imports stand inside the commands, so that each loads only what it needs.
+Imports are inside the commands, so that each loads only what it needs.
 """
 
 import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
+from methods.common import environment, interrupt, schedule
 from methods.common.errors import UserError, explain
+from methods.common.progress import clock
+
+# What a request of each command must have.
+NEEDED = {
+    "base": ("code",),
+    "data": ("task", "entry", "source", "max_length", "train_rows", "code"),
+    "run": ("method", "task", "seed", "spec", "budget", "ancestors", "product", "latent", "code", "scoring"),
+    "prefetch": ("repositories", "mirror"),
+}
+MOST = 2**32 - 1  # the largest seed: what numpy and torch take
 
 
 def main(argv: list[str] | None = None) -> int:
+    if sys.flags.optimize:
+        print("error: Python's -O and PYTHONOPTIMIZE drop checks: unset it and run the same command again.", file=sys.stderr)
+        return 1
     arguments = _parser().parse_args(argv)
+    if removed := environment.clean():
+        _say(f"These variables could change results and are ignored: {', '.join(removed)}")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads wait asleep: where they wait spinning, two of them beside any other work are many times slower than one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        if lacking := [key for key in NEEDED.get(arguments.command.__name__, ()) if key not in (arguments.request or key)]:
+            raise UserError(f"--request lacks {lacking[0]!r}: pass a whole request, as the workflow does.")
         arguments.command(arguments)
     except UserError as error:
         _say(f"error: {error}")
         return 1
-    except BrokenPipeError:  # whoever was reading has seen enough; nor may Python complain when it closes stdout
+    except interrupt.Interrupted:
+        return interrupt.EXIT_CODE
+    except BrokenPipeError:  # the reader has seen enough; nor may Python complain when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -48,14 +69,43 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _say(line: str) -> None:
-    """Of the processes that share a run the first one speaks."""
+def canonical(request: dict) -> dict:
+    """Return a request as the workflow's jobs read it, so that a run made by hand has the same bytes."""
+    return json.loads(json.dumps(request, sort_keys=True, allow_nan=False))
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) > MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {MOST}")
+    return int(text)
+
+
+def _request(text: str) -> dict:
+    """Return a request from its JSON; argparse reports anything else in one line."""
+    try:
+        request = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"a request is one JSON object, and this is none ({error})") from None
+    if not isinstance(request, dict) or not request:
+        raise argparse.ArgumentTypeError(f"a request is one JSON object, and not {text[:40]}")
+    return request
+
+
+def _ancestor(text: str) -> tuple[str, Path]:
+    role, equals, folder = text.partition("=")
+    if not (role and equals and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROLE=DIR, such as teacher=results/demo/runs/fp32/rte/1")
+    return role, Path(folder)
+
+
+def _say(line: str, stream=None) -> None:
+    """Print a line, by the first of the processes that share a run."""
     if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr)
+        print(line, file=stream or sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m methods", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m methods", description="Make, score, inspect and use compressed models.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(function, name: str, help: str, description: str | None = None) -> argparse.ArgumentParser:
@@ -64,10 +114,10 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     def step(function, name: str, help: str) -> argparse.ArgumentParser:
-        """A command of the workflow, with its configuration or an request."""
+        """Add a command of the workflow, with its configuration or a request."""
         sub = command(function, name, help)
         sub.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
-        sub.add_argument("--request", type=json.loads, help="the whole request as JSON instead (what the workflow passes)")
+        sub.add_argument("--request", type=_request, help="the whole request as JSON instead (what the workflow passes)")
         return sub
 
     sub = step(base, "base", "make the base model file of the preset, or of a task with a model of its own")
@@ -80,19 +130,21 @@ def _parser() -> argparse.ArgumentParser:
     sub = step(run, "run", "train, save, load back and score one method on one task with one seed")
     sub.add_argument("method", nargs="?")
     sub.add_argument("task", nargs="?")
-    sub.add_argument("--seed", type=int, default=1)
+    sub.add_argument("--seed", type=_seed, default=1)
     sub.add_argument("--data", type=Path)
     sub.add_argument("--base", type=Path)
-    sub.add_argument("--ancestor", action="append", default=[], metavar="ROLE=DIR", help="folder of an ancestor's run")
+    text = "folder of the run in a role, such as teacher=DIR (repeat it for each role)"
+    sub.add_argument("--ancestor", type=_ancestor, action="append", default=[], metavar="ROLE=DIR", help=text)
     sub.add_argument("--out", type=Path, help="folder of this run")
     sub.add_argument("--processes", type=int, default=1, help="devices to train on together, through accelerate launch")
     sub.add_argument("--checkpoint-steps", type=int, help="write a checkpoint every so many steps")
     sub.add_argument("--checkpoint-seconds", type=float, default=60, help="and every so many seconds")
+    sub.add_argument("--plan", type=Path, help="plan of the workflow, to say how long the rest takes")
     sub = command(score, "score", "score a run's stored predictions again, through evaluate, and compare")
     sub.add_argument("folder", type=Path, help="folder of the run")
     sub.add_argument("--data", type=Path, required=True)
     step(prefetch, "prefetch", "copy the preset's hub repositories into the mirror")
-    sub = command(inspect, "inspect", "print what a model file says of itself: origin, size by group, packed matrices")
+    sub = command(inspect, "inspect", "print what a model file stores: origin, size by group, packed matrices")
     sub.add_argument("model", type=Path, help="a run's last.safetensors or best.safetensors")
     sub.add_argument("--layers", action="store_true", help="also each packed matrix with its bits and its step")
     sub.add_argument("--json", action="store_true", help="everything as JSON")
@@ -112,15 +164,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def base(arguments) -> None:
     catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
+    request = arguments.request or canonical(catalogue.request_base(arguments.task))
+    generated = request.get("base", {}).get("source") == "generated"
+    if generated:
+        _say(f"base model: pre-training on {request['base']['texts']} generated texts", sys.stdout)
     from methods.tasks.base import make
 
+    started = time.monotonic()
     name = catalogue.base_file(arguments.task) if catalogue and arguments.task else "base.safetensors"
-    make(arguments.out or _work(catalogue) / name, arguments.request or catalogue.request_base(arguments.task))
+    make(arguments.out or _work(catalogue) / name, request)
+    if generated:
+        _say(f"base model: ready after {clock(time.monotonic() - started)}", sys.stdout)
 
 
 def data(arguments) -> None:
     catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
-    request = arguments.request or catalogue.request_data(arguments.task)
+    request = arguments.request or canonical(catalogue.request_data(arguments.task))
     from methods.tasks import encode, sources
 
     splits = sources.rows(request)
@@ -132,32 +191,34 @@ def run(arguments) -> None:
     if arguments.processes > 1 and "LOCAL_RANK" not in os.environ:
         _launch(arguments.processes)
     catalogue = None if arguments.request else _catalogue(arguments, method=arguments.method, task=arguments.task)
-    request = arguments.request or catalogue.request(arguments.method, arguments.task, arguments.seed)
-    folders = {role: None for role in request["ancestors"]}
-    folders |= {role: Path(folder) for role, _, folder in (one.partition("=") for one in arguments.ancestor)}
+    request = arguments.request or canonical(catalogue.request(arguments.method, arguments.task, arguments.seed))
+    folders = dict(arguments.ancestor)
+    if unknown := folders.keys() - request["ancestors"].keys():
+        raise UserError(f"{request['method']} has no ancestor {unknown.pop()!r}. Its roles: {_roles(request)}.")
     for role, (method, task, seed) in request["ancestors"].items():
-        folders[role] = folders[role] or _work(catalogue) / f"runs/{method}/{task}/{seed}"
+        folders[role] = folders.get(role) or _work(catalogue) / f"runs/{method}/{task}/{seed}"
     import importlib
 
     from methods import run as harness
-    from methods.common import interrupt
 
     family = importlib.import_module(f"methods.{request['spec']['family']}")
     here = f"runs/{request['method']}/{request['task']}/{request['seed']}"
-    try:
-        record = harness.execute(
-            request,
-            family,
-            arguments.out or _work(catalogue) / here,
-            data_path=arguments.data or _work(catalogue) / f"data/{request['task']}.safetensors",
-            base_path=arguments.base or _work(catalogue) / catalogue.base_file(request["task"]),
-            ancestors=folders,
-            checkpoint_steps=arguments.checkpoint_steps,
-            checkpoint_seconds=arguments.checkpoint_seconds,
-        )
-    except interrupt.Interrupted:
-        raise SystemExit(interrupt.EXIT_CODE) from None
-    _say(_told(record))
+    record = harness.execute(
+        request,
+        family,
+        arguments.out or _work(catalogue) / here,
+        data_path=arguments.data or _work(catalogue) / f"data/{request['task']}.safetensors",
+        base_path=arguments.base or _work(catalogue) / catalogue.base_file(request["task"]),
+        ancestors=folders,
+        checkpoint_steps=arguments.checkpoint_steps,
+        checkpoint_seconds=arguments.checkpoint_seconds,
+    )
+    time_left = schedule.left(arguments.plan) if arguments.plan else None
+    _say(_summary(record) + (f"  [{time_left}]" if time_left else ""), sys.stdout)
+
+
+def _roles(request: dict) -> str:
+    return ", ".join(request["ancestors"]) or "none"
 
 
 def _launch(processes: int) -> NoReturn:
@@ -216,11 +277,11 @@ def bench(arguments) -> None:
 
 
 def _catalogue(arguments, method: str | None = None, task: str | None = None):
-    """The configuration as it stands on disk, for a person's call; names are checked before anything slow is loaded."""
+    """Return the catalogue of the configuration on disk; names are checked before anything slow is loaded."""
     from workflow import catalogue
 
     try:
-        config = catalogue.read_yaml(catalogue.ROOT / "config/config.yaml")
+        config = catalogue.read_config()
         found = catalogue.load({**config, "preset": arguments.preset} if arguments.preset else config)
         found.require(method, task)
     except catalogue.ConfigError as error:
@@ -231,18 +292,18 @@ def _catalogue(arguments, method: str | None = None, task: str | None = None):
 def _work(catalogue) -> Path:
     if catalogue is None:
         raise UserError(
-            "with --request every file has to be named: --out, --base, --data, and --teacher or --init if asked for."
+            "with --request every file has to be named: --out, --base, --data, and --ancestor ROLE=DIR for each role."
         )
     return Path("results") / catalogue.config["preset"]
 
 
-def _told(record: dict) -> str:
+def _summary(record: dict) -> str:
     request = record["request"]
     name = f"{request['method']} {request['task']} seed {request['seed']}"
     if record["status"] != "ok":
         return f"{name}: {record['status']}: {record['reason']}"
     if record["scores"] is None:
-        return f"{name}: allocation written"
+        return f"{name}: {', '.join(record['files'])} written"
     scores = [f"{protocol} {record['scores'][protocol]['metrics'][record['metric']]:.2f}" for protocol in ("last", "best")]
     return f"{name}: {record['metric']} {', '.join(scores)} (baseline {record['baseline']['metrics'][record['metric']]:.2f})"
 

@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     entry = commands.add_parser("entry", help="make the entry page, which lists the presets' pages")
     entry.add_argument("--out", type=Path, required=True, help="the entry page, one HTML file")
-    entry.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="report/html/PRESET/index.html")
+    pages = "report/html/PRESET/index.html (default: every PRESET/index.html beside the entry page)"
+    entry.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help=pages)
     entry.set_defaults(make=_make_entry)
 
     options = parser.parse_args(arguments)
@@ -98,7 +99,7 @@ def _make_entry(options: argparse.Namespace) -> None:
     from methods.common.files import write_bytes
     from report.page.entry import render_entry
 
-    write_bytes(options.out, _encoded(render_entry(options.out, options.pages)))
+    write_bytes(options.out, _encoded(render_entry(options.out, options.pages or sorted(options.out.parent.glob("*/index.html")))))
 
 
 def _print_failures(options: argparse.Namespace) -> None:

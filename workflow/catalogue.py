@@ -1,17 +1,17 @@
-"""What can be asked for: the configuration and the catalogues of methods and tasks, merged, validated and resolved.
+"""The configuration and the catalogues of methods and tasks, merged, validated and resolved into requests.
 
-Plain Python on YAML and JSON, shared by the Snakefile and by the command line. It imports neither Snakemake nor torch,
-because the Snakefile is parsed again in every job. What a run is told, its *request*, is made here and nowhere else.
+Plain Python on YAML and JSON, shared by the Snakefile and by the command line. It imports neither Snakemake nor torch.
+A *request* holds everything that a product depends on beside its input files; requests are made here and nowhere else.
 """
 
 import contextlib
 import difflib
 import functools
-import hashlib
 import json
+import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jsonschema
@@ -20,10 +20,30 @@ import yaml
 from methods.common import options
 from methods.common.errors import UserError
 from workflow import entries, stanzas
+from workflow.digests import LOADER, ROOT, digest, papers_read_by
 
-ROOT = Path(__file__).resolve().parent.parent
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, which is faster, where PyYAML has it
 NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-9]*)")
+
+
+# What a change of the code makes again (the table "What reruns what" in docs). Sources of a digest, below the root.
+RUN_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/run.py")
+RUN_SOURCES += ("methods/tasks/kinds", "methods/tasks/data.py", "methods/tasks/losses.py", "methods/tasks/text.py")
+SCORING_SOURCES = ("methods/scoring",)
+DATA_SOURCES = ("methods/tasks/kinds", "methods/tasks/encode.py", "methods/tasks/hub.py", "methods/tasks/data.py")
+DATA_SOURCES += ("methods/tasks/sources.py", "methods/tasks/text.py")
+GENERATED_DATA_SOURCES = ("methods/tasks/demo",)
+OWN_DATA_SOURCES = ("methods/tasks/files.py",)
+PRETRAINING_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/tasks/base.py", "methods/tasks/demo")
+IMPORT_SOURCES = ("methods/model/encoder.py", "methods/model/anatomy.py", "methods/tasks/base.py", "methods/tasks/hub.py")
+CELL_SOURCES = ("report/__init__.py", "report/__main__.py", "report/evidence", "methods/common", "workflow/schemas")
+PAGE_SOURCES = ("report", "methods/common", "workflow/schemas/cell.schema.yaml")
+FINETUNED_SOURCES = ("methods/model/encoder.py", "methods/model/anatomy.py", "methods/tasks/finetuned.py")
+FINETUNED_SOURCES += ("methods/tasks/kinds",)
+
+# Keys that only the report reads. They come to cells by `about` and enter no request.
+SHOWN_OF_METHOD = ("title", "paper", "listed", "deviations", "bits")
+DEEPEST = 50  # levels of a configuration file
+GENERATED_ROWS = 4000  # about as many as the demo's training sets have; used to estimate times only
 
 
 class ConfigError(Exception):
@@ -35,15 +55,16 @@ class Catalogue:
     config: dict
     methods: dict
     tasks: dict
+    changes: dict = field(default_factory=dict)  # what the user wrote beyond the preset
 
     @functools.cached_property
     def teachers(self) -> set[str]:
-        """Methods that teach some other: they are trained once per task, at `teacher_seed`."""
+        """The methods that teach another one: they are trained once per task, at `teacher_seed`."""
         return {spec["ancestors"]["teacher"] for spec in self.methods.values() if "teacher" in spec["ancestors"]}
 
     @functools.cached_property
     def keep_latent(self) -> set[str]:
-        """Quantized methods that some other starts from: it needs the weights that their model files round."""
+        """The quantized methods that another one starts from: it needs the weights that their model files round."""
         starts = {spec["ancestors"]["init"] for spec in self.methods.values() if "init" in spec["ancestors"]}
         return {name for name in starts if any(True for _ in options.stanzas(self.values(name)))}
 
@@ -52,19 +73,36 @@ class Catalogue:
         return {key: stanzas.value_of(entry, task) for key, entry in self.methods[method]["recipe"].items()}
 
     def ancestors(self, method: str, task: str, seed: int) -> dict[str, tuple[str, str, int]]:
-        """The runs that a run needs, by role (`teacher`, `init`): (method, task, seed) of each."""
+        """Return the runs that a run needs, by role: (method, task, seed) of each."""
         return {
             role: (name, task, self.config["teacher_seed"] if name in self.teachers else seed)
-            for role, name in self.methods[method]["ancestors"].items()
+            for role, name in sorted(self.methods[method]["ancestors"].items())
         }
 
     def lineage(self, method: str) -> list[str]:
-        """The methods that a method descends from, nearest first."""
+        """Return the methods that a method descends from, nearest first."""
         parents = list(self.methods[method]["ancestors"].values())
         return list(dict.fromkeys([*parents, *(above for name in parents for above in self.lineage(name))]))
 
+    def is_search(self, method: str) -> bool:
+        """Return whether a method's runs make an allocation for other runs, and no model."""
+        return self.methods[method]["product"] == "allocation"
+
+    def cell_methods(self) -> list[str]:
+        return [name for name in self.methods if not self.is_search(name)]
+
+    def runs(self, methods: list[str], tasks: list[str]) -> list[tuple[str, str, int]]:
+        """Return the runs behind cells, with all their ancestors, each once."""
+        found = {}
+        waiting = [(method, task, seed) for method in methods for task in tasks for seed in self.config["seeds"]]
+        while waiting:
+            if (run := waiting.pop()) not in found:
+                found[run] = None
+                waiting += self.ancestors(*run).values()
+        return list(found)
+
     def budget(self, task: str, method: str | None = None) -> dict:
-        """The budget of a task's runs; with `method`, its epochs are those of a student where it is one."""
+        """Return the budget of a task's runs; with `method`, its epochs are those of a student where it is one."""
         common = {key: value for key, value in self.config["budget"].items() if key != "tasks"}
         found = common | self.config["budget"].get("tasks", {}).get(task, {})
         students = found.pop("student_epochs_scale", None)
@@ -73,14 +111,11 @@ class Catalogue:
         return found
 
     def request(self, method: str, task: str, seed: int) -> dict:
-        """Everything that a run depends on beside its input files and its code; a change of any of it is another run."""
-        spec = dict(self.methods[method])
-        recipe = spec.pop("recipe")
-        product = spec["product"]
-        for key in ("listed", "ancestors", "bits", "title", "paper", "deviations", "product"):  # shown, or requested apart
-            spec.pop(key, None)
+        """Return the request of a run; a change of any of it is another run, a change of `scoring` only another score."""
+        elsewhere = ("ancestors", "product", *SHOWN_OF_METHOD)  # shown, or requested apart
+        spec = {key: value for key, value in self.methods[method].items() if key not in elsewhere}
+        spec["sources"] = {key: entry[-1] for key, entry in spec.pop("recipe").items()}
         spec["recipe"] = self.values(method, task)
-        spec["sources"] = {key: entry[-1] for key, entry in recipe.items()}
         ancestors = self.ancestors(method, task, seed)
         keys = ["preset", "padding", "precision", "threads", "compile", "ternary"]
         if ancestors:  # which of an ancestor's models is taken, and whether a weak one may teach, is nothing to the others
@@ -94,60 +129,108 @@ class Catalogue:
             "spec": spec,
             "budget": {**self.budget(task, method), "evaluate_every": self.evaluate_every(task)},
             "ancestors": ancestors,
-            "product": product,
-            "scoring": digest("methods/scoring"),
+            "product": self.methods[method]["product"],
             "latent": self.config["primary"] if method in self.keep_latent else None,
-            "code": digest(
-                "methods/common",
-                "methods/kernel",
-                "methods/model",
-                "methods/training",
-                "methods/scoring",
-                "methods/run.py",
-                f"methods/{spec['family']}.py",
-            ),
+            "code": digest(*RUN_SOURCES, *papers_read_by(spec["family"])),
+            "scoring": digest(*SCORING_SOURCES),
             **{key: self.config[key] for key in keys},
         }
+
+    def steps(self, method: str, task: str) -> int:
+        """Estimate the training steps of a run, to say how long the rest of the workflow takes and to order its runs."""
+        value, budget = self.values(method, task), self.budget(task, method)
+        rows = GENERATED_ROWS if self.is_generated(task) else self.tasks[task].get("rows", {}).get("train", GENERATED_ROWS)
+        rows = min(rows, budget.get("train_rows") or rows)
+        epochs = sum(number for key, number in value.items() if key.startswith("epochs") and isinstance(number, int | float))
+        batch = budget.get("batch_size") or value.get("batch_size") or 32
+        return math.ceil(epochs * budget["epochs_scale"] * rows / batch)
+
+    def priorities(self, runs: list[tuple[str, str, int]]) -> dict[tuple[str, str, int], int]:
+        """Return for each run the steps of the longest line of runs that begins with it: long lines start first."""
+        children = {}
+        for run in runs:
+            for ancestor in dict.fromkeys(self.ancestors(*run).values()):
+                children.setdefault(ancestor, []).append(run)
+
+        @functools.cache
+        def longest(run: tuple[str, str, int]) -> int:
+            return 1 + self.steps(run[0], run[1]) + max(map(longest, children.get(run, [])), default=0)
+
+        return {run: longest(run) for run in runs}
+
+    def about(self, method: str, task: str) -> dict:
+        """Return what the report shows of a method and of a task and no run depends on."""
+        spec, entry = self.methods[method], self.tasks[task]
+        return {
+            "method": {
+                "title": spec["title"],
+                "family": spec["family"],
+                "paper": spec["paper"],
+                "listed": spec["listed"],
+                "deviations": spec["deviations"],
+            },
+            "task": {
+                "title": entry["title"],
+                "suite": entry["suite"],
+                "averaged": entry["averaged"],
+                "kind": entry["kind"],
+            },
+        }
+
+    def overrides(self, task: str) -> dict:
+        """Return what the user wrote beyond the preset and a cell of this task depends on."""
+        found = {key: value for key, value in self.changes.items() if key not in ("preset", "tasks", "methods")}
+        if "tasks" in found.get("budget", {}):
+            budget = {key: value for key, value in found["budget"].items() if key != "tasks"}
+            own = found["budget"]["tasks"].get(task)
+            found["budget"] = {**budget, **({"tasks": {task: own}} if own else {})}
+            if not found["budget"]:
+                del found["budget"]
+        return found
+
+    def is_generated(self, task: str) -> bool:
+        return self.config["data"]["source"] == "generated" and "files" not in self.tasks[task]
 
     def evaluate_every(self, task: str) -> int:
         return self.budget(task).get("evaluate_every") or self.tasks[task]["evaluate_every"]
 
     def request_data(self, task: str) -> dict:
-        """What the task file depends on: the task's entry, the source of the rows and the length of the inputs."""
-        budget = self.budget(task)
-        lengths = [length for length in (self.tasks[task].get("max_length"), budget.get("max_length")) if length]
-        unread = ("evaluate_every", "finetuned", *entries.SHOWN)
+        """Return the request of a task's data: its entry, the source of its rows and the length of its inputs."""
+        budget, entry = self.budget(task), self.tasks[task]
+        lengths = [length for length in (entry.get("max_length"), budget.get("max_length")) if length]
+        sources = DATA_SOURCES
+        sources += GENERATED_DATA_SOURCES if self.is_generated(task) else ()
+        sources += OWN_DATA_SOURCES if "files" in entry else ()
+        elsewhere = ("evaluate_every", "finetuned", *entries.SHOWN)
         return {
             "task": task,
-            "entry": {key: value for key, value in self.tasks[task].items() if key not in unread},
-            "files": entries.digests(entries.files_of(self.tasks[task])),
+            "entry": {key: value for key, value in entry.items() if key not in elsewhere},
+            "files": entries.digests(entries.files_of(entry)),
             "source": self.config["data"],
             "max_length": min(lengths, default=None),  # an upper bound: a kind has its own length too
             "train_rows": budget.get("train_rows"),
-            "code": digest("methods/tasks", "methods/tasks/data.py", "methods/common/files.py"),
+            "code": digest(*sources),
         }
 
     def base_file(self, task: str) -> str:
-        """Where a task's base model file is in the results of the preset: the preset's, or the task's own."""
+        """Return where a task's base model file is in the preset's results: the preset's, or the task's own."""
         return f"base/{task}.safetensors" if "finetuned" in self.tasks[task] else "base.safetensors"
 
     def request_base(self, task: str | None = None) -> dict:
-        """What the preset's base model depends on, or with `task` that of a task with a model of its own."""
+        """Return the request of the preset's base model, or with `task` of a task with a model of its own.
+
+        An imported model does not depend on how models are trained.
+        """
         if task and "finetuned" in self.tasks[task]:
             entry = self.tasks[task]
             return {
                 "finetuned": entry["finetuned"],
                 "files": entries.digests(entries.model_files_of(entry)),
                 "task": {"name": task, "kind": entry["kind"], "labels": entry.get("labels", [])},
-                "code": digest("methods/model/encoder.py", "methods/tasks/finetuned.py", "methods/tasks/kinds"),
+                "code": digest(*FINETUNED_SOURCES),
             }
         base = self.config["base"]
-        # Only pre-training depends on the training core: an imported model is the same whatever the core does.
-        sources = (
-            ["methods/training", "methods/kernel", "methods/model", "methods/tasks"]
-            if base["source"] == "generated"
-            else ["methods/model/encoder.py"]
-        )
+        sources = PRETRAINING_SOURCES if base["source"] == "generated" else IMPORT_SOURCES
         return {"base": base, "mirror": self.config["data"]["mirror"], "code": digest(*sources)}
 
     def repositories(self) -> list[dict]:
@@ -170,24 +253,38 @@ class Catalogue:
                 raise ConfigError(f"Unknown {what} {name!r}. {_choices(name, known)}")
 
     def refuse(self, stem: str) -> str:
-        """One line for results/{stem}.json that nothing makes: what is wrong with its name, and which names there are."""
+        """Return one line about results/{stem}.json, which nothing makes: what is wrong with its name."""
         target = f"results/{stem}.json"
         if not (name := NAME.fullmatch(stem)):
             return f"{target!r} is no cell: write results/METHOD_TASK.json, such as results/fp32_rte.json."
         if name["task"] not in self.tasks:
             return f"Unknown task {name['task']!r} in {target!r}. {_choices(name['task'], self.tasks)}"
-        return f"Unknown method {name['method']!r} in {target!r}. {_choices(name['method'], self.methods)}"
+        if name["method"] in self.methods:
+            return (
+                f"{name['method']} is a search: its runs make an allocation for other methods, and it has no cell. "
+                f"{self._used_by(name['method'])}"
+            )
+        return f"Unknown method {name['method']!r} in {target!r}. {_choices(name['method'], self.cell_methods())}"
+
+    def _used_by(self, method: str) -> str:
+        users = [name for name, spec in self.methods.items() if method in spec["ancestors"].values()]
+        return f"It is used by {', '.join(users)}." if users else "No method uses it."
 
 
 def load(config: dict | None = None) -> Catalogue:
-    """The catalogue for a configuration (by default config/config.yaml as it stands), checked key by key."""
+    """Return the catalogue for a configuration (by default config/config.yaml), checked key by key."""
     if config is None:
-        config = read_yaml(ROOT / "config/config.yaml")
+        config = read_config()
+    _check_tree(config, "configuration")
     presets = sorted(path.stem for path in (ROOT / "config/presets").glob("*.yaml"))
     preset = config.get("preset", "demo")
     if preset not in presets:
         raise ConfigError(f"Unknown preset {preset!r}. {_choices(str(preset), presets)}")
-    config = merge(read_yaml(ROOT / f"config/presets/{preset}.yaml"), {**config, "preset": preset})
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", preset):
+        raise ConfigError(f"config/presets/{preset}.yaml: rename it: only letters, digits, '.', '_' and '-' can be used.")
+    below = read_yaml(ROOT / f"config/presets/{preset}.yaml")
+    changes = difference(below, {key: value for key, value in config.items() if key != "preset"})
+    config = merge(below, {**config, "preset": preset})
     try:
         methods = stanzas.read(ROOT / "config/methods", read_yaml)
     except UserError as error:
@@ -199,18 +296,63 @@ def load(config: dict | None = None) -> Catalogue:
     check(tasks, "tasks", "config/tasks.yaml")
     tasks = entries.completed(tasks)
     _check_names(config, methods, tasks)
-    return Catalogue(config, methods, tasks)
+    return Catalogue(config, methods, tasks, changes)
+
+
+def read_config() -> dict:
+    return read_yaml(ROOT / "config/config.yaml")
 
 
 def read_yaml(path: Path) -> dict:
+    """Return the mapping in a YAML file; raise one line where it holds anything else."""
+    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), LOADER) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        value = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{name} is nested too deeply: write it as config/README.md shows.") from None
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read ({error.strerror}): put the file back.") from None
+    value = {} if value is None else value
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{name} must hold `key: value` lines, and not {type(value).__name__} alone: see config/README.md."
+        )
+    _check_tree(value, str(name))
+    return value
+
+
+def _check_tree(value, where: str, place: tuple = ()) -> None:
+    """Raise one line for what no schema can refuse: numbers that are not finite, keys that are not text, endless depth."""
+    if len(place) > DEEPEST:
+        raise ConfigError(f"{where} is nested too deeply: write it as config/README.md shows.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {'.'.join(place)}: {value} is not a finite number: write a number.")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{where}: {'.'.join(place) or 'top level'}: the key {key!r} is not a name.")
+            _check_tree(inner, where, (*place, key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            _check_tree(inner, where, (*place, str(number)))
+
+
+def difference(below: dict, above: dict) -> dict:
+    """Return the part of `above` that changes `below`, mapping by mapping."""
+    found = {}
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            if inner := difference(below[key], value):
+                found[key] = inner
+        elif key not in below or below[key] != value:
+            found[key] = value
+    return found
 
 
 def merge(below: dict, above: dict) -> dict:
-    """`above` laid over `below`, mapping by mapping; lists and scalars are replaced whole."""
+    """Return `above` laid over `below`, mapping by mapping; lists and scalars are replaced whole."""
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -219,12 +361,12 @@ def merge(below: dict, above: dict) -> dict:
 
 
 def typed(value):
-    """What was written after `--config`: within {} and [] Snakemake leaves numbers, booleans and nulls as strings."""
+    """Return a value of `--config` with its types: within {} and [] Snakemake leaves numbers and nulls as strings."""
     if isinstance(value, dict):
         return {key: typed(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [typed(inner) for inner in value]
-    with contextlib.suppress(ValueError, TypeError):  # a word, or typed already
+    with contextlib.suppress(ValueError, TypeError, RecursionError):  # a word, or typed already
         return json.loads(value)
     return value
 
@@ -245,7 +387,7 @@ def check(value: dict, schema_name: str, where: str) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise one line for a results folder that Snakemake would meet with a traceback."""
+    """Raise one line for a results folder in which Snakemake would end with a traceback."""
     place = folder if folder.exists() else folder.absolute().parent
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise ConfigError(
@@ -254,22 +396,9 @@ def check_writable(folder: Path) -> None:
         )
 
 
-@functools.cache
-def digest(*sources: str) -> str:
-    """Content hash of source files and folders below the project's root, blind to dates, to caches and to the page."""
-    total, made = hashlib.sha256(), ROOT / "report/html"
-    for source in sources:
-        path = ROOT / source
-        files = [path] if path.is_file() else sorted(path.rglob("*"))
-        for file in files:
-            if file.is_file() and "__pycache__" not in file.parts and made not in file.parents:
-                total.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() + b"\0")
-    return total.hexdigest()[:16]
-
-
 def dump(request: dict) -> str:
-    """A request as one canonical line, so that equal requests are equal parameters."""
-    return json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Return a request as one canonical line, so that equal requests are equal parameters."""
+    return json.dumps(request, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def _check_names(config: dict, methods: dict, tasks: dict) -> None:
@@ -280,6 +409,9 @@ def _check_names(config: dict, methods: dict, tasks: dict) -> None:
     for name in config["budget"].get("tasks", {}):
         if name not in tasks:
             raise ConfigError(f"configuration: budget.tasks: unknown task {name!r}. {_choices(name, tasks)}")
+    for name in config["methods"]:
+        if methods[name]["product"] == "allocation":
+            raise ConfigError(f"configuration: methods: {name} is a search and has no cell: list the methods that use it.")
 
 
 def _choices(wrong: str, known) -> str:

@@ -11,16 +11,23 @@ import hashlib
 import json
 import math
 import os
+import re
+import socket
 import sys
-from collections.abc import Container, Iterator
+import time
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from methods.common.errors import UserError
+from methods.common import interrupt
+from methods.common.errors import UserError, explain
 
+HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>[0-9]+)\.tmp")
+BETWEEN_TRIES = 0.1  # seconds between two tries for a lock
 HEADER = "benchmark"  # one metadata key only: safetensors writes several in no fixed order, and bytes must be equal
 
 
@@ -43,7 +50,8 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling that replaces `path` only when it is complete and on the disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_litter(path.parent, path.name)
+    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
     try:
         yield temporary
         _fsync(temporary)
@@ -53,6 +61,25 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_litter(folder: Path, name: str = "") -> None:
+    """Remove the temporary files of writers that were killed on this machine: all in a folder, or those of one file."""
+    with contextlib.suppress(OSError):
+        for path in Path(folder).glob(".*.tmp"):
+            match = TEMPORARY.fullmatch(path.name)
+            if match and match["host"] == HOST and name in ("", match["name"]) and not _is_alive(int(match["pid"])):
+                path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def write_json(path: Path, value) -> None:
     with atomic(path) as temporary:
         text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
@@ -60,21 +87,23 @@ def write_json(path: Path, value) -> None:
 
 
 def read_json(path: Path):
+    """Return the JSON document in `path`; raise one line for anything else, NaN and infinities included."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder and should be a file: move it away and run the same command again.") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it and run the same command again.") from None
 
 
-def read_object(path: Path) -> dict:
-    """Return the JSON object in `path`; refuse every other document, NaN, infinities and nesting without end."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        document = json.loads(text, parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): delete it and run the same command again.") from None
+def read_object(path: Path, keys: Iterable[str] = ()) -> dict:
+    """Return the JSON object in `path`; refuse every other document, and an object without one of `keys`."""
+    document = read_json(path)
     if not isinstance(document, dict):
-        raise UserError(f"{path} holds no JSON object: delete it and run the same command again.")
+        raise UserError(f"{path} is damaged (it holds no JSON object): delete it and run the same command again.")
+    if missing := [key for key in keys if key not in document]:
+        raise UserError(f"{path} is damaged (it lacks {missing[0]!r}): delete it and run the same command again.")
     return document
 
 
@@ -85,7 +114,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_sealed(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> str:
-    """Write arrays and meta as one sealed file; the SHA-256 of the whole file."""
+    """Write arrays and meta as one sealed file; return the SHA-256 of the whole file."""
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     digests = {name: _digest(array) for name, array in arrays.items()}
     body = {"meta": meta, "tensors": digests}
@@ -103,7 +132,7 @@ def write_sealed(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> str:
 
 
 def read_sealed(path: Path, names: Container[str] | None = None) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays and the meta of a sealed file, every byte of both checked against its hash.
+    """Return the arrays and the meta of a sealed file, every byte of both checked against its hash.
 
     With `names` only those arrays are read (and checked), so that little can be had of a large file quickly.
     """
@@ -116,12 +145,18 @@ def read_sealed(path: Path, names: Container[str] | None = None) -> tuple[dict[s
             stored = list(file.keys())
             arrays = {name: file.get_tensor(name) for name in stored if names is None or name in names}
         body = {"meta": header["meta"], "tensors": header["tensors"]}
-        sealed = header["seal"] == sha256(canonical(body).encode())
-    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError) as error:
+        whole = header["seal"] == sha256(canonical(body).encode()) and set(stored) == header["tensors"].keys()
+    except OSError as error:
+        if explain(error):  # no permission, for instance
+            raise
+        raise UserError(f"{path} cannot be read ({error}): name another file, or {advice}.") from None
+    except Exception as error:  # the library raises anything at all for a header made by somebody else
+        if isinstance(error, MemoryError):
+            raise
         raise UserError(
             f"{path} is damaged or not one of ours ({type(error).__name__} in its header): name another file, or {advice}."
         ) from None
-    if not sealed or set(stored) != header["tensors"].keys():
+    if not whole:
         raise UserError(f"{path} is damaged (its header does not match its seal): {advice}.")
     for name, array in arrays.items():
         if _digest(array) != header["tensors"][name]:
@@ -131,25 +166,39 @@ def read_sealed(path: Path, names: Container[str] | None = None) -> tuple[dict[s
 
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process alone; wait, saying so, while another one (an orphan, perhaps) works there."""
+    """Hold `directory` for this process alone; wait, and say so, while another one (an orphan, perhaps) writes there.
+
+    A process that is asked to leave meanwhile leaves.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            print(f"Waiting: process {owner} is writing {directory}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with open(directory / ".lock", "a+b") as file:
+        waiting = False
+        while not _locked(file):
+            if not waiting:
+                file.seek(0)
+                owner = file.read(20).decode("ascii", "replace").strip()
+                owner = owner if owner.isdecimal() else "unknown"
+                print(f"Waiting: process {owner} is writing {directory}", file=sys.stderr, flush=True)
+                waiting = True
+            interrupt.check()
+            time.sleep(BETWEEN_TRIES)
         file.truncate(0)
-        file.write(f"{os.getpid()}\n")
+        file.write(f"{os.getpid()}\n".encode())
         file.flush()
         yield
 
 
+def _locked(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _digest(array: np.ndarray) -> str:
-    """Dtype and shape are hashed with the bytes: a changed shape is a changed tensor."""
+    """Return the hash of dtype, shape and bytes: a changed shape is a changed tensor."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return digest.hexdigest()

@@ -1,13 +1,13 @@
-"""SIGTERM and Ctrl-C ask a run to leave: it writes a checkpoint at the next safe point and goes within seconds."""
+"""SIGTERM and Ctrl-C ask a run to leave: it writes a checkpoint at the next safe point and ends within seconds."""
 
 import signal
 
-EXIT_CODE = 143  # 128 + SIGTERM, what a shell reports of a process that was told to go
+EXIT_CODE = 143  # 128 + SIGTERM, what a shell reports of a process that SIGTERM ended
 _asked = False
 
 
 class Interrupted(Exception):
-    """The run was told to leave; what it had computed is in its checkpoint."""
+    """The run was asked to leave; its progress is in its checkpoint."""
 
 
 def listen() -> None:

@@ -3,8 +3,6 @@
 import sys
 import time
 
-from tqdm import tqdm
-
 EVERY = 10.0  # seconds between two plain lines
 
 
@@ -12,8 +10,11 @@ class Progress:
     def __init__(self, title: str, total: int, stream=None, quiet: bool = False):
         self.title, self.total, self.stream, self.quiet = title, total, stream or sys.stderr, quiet
         self.step, self.started, self.spoke = 0, None, 0.0
-        terminal = self.stream.isatty() and not quiet
-        self.bar = tqdm(total=total, desc=title, file=self.stream, unit="step", leave=False) if terminal else None
+        self.bar = None
+        if self.stream.isatty() and not quiet:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, desc=title, file=self.stream, unit="step", leave=False)
 
     def say(self, text: str) -> None:
         if self.quiet:
@@ -24,7 +25,7 @@ class Progress:
             print(f"{self.title}: {text}", file=self.stream, flush=True)
 
     def update(self, step: int, facts: dict[str, str]) -> None:
-        """Note that `step` steps are done; `facts` are the losses and scores worth a look."""
+        """Note that `step` steps are done; `facts` are the losses and scores to show."""
         now = time.monotonic()
         if self.started is None:  # the first step after a start or a resume: the clock starts where work starts
             self.started = (now, step)
@@ -35,7 +36,7 @@ class Progress:
             self.spoke = now
             done = step - self.started[1]
             rate = done / (now - self.started[0]) if done else 0.0
-            speed = f"  {rate:.1f} steps/s  {_clock((self.total - step) / rate)} left" if rate else ""
+            speed = f"  {rate:.1f} steps/s  {clock((self.total - step) / rate)} left" if rate else ""
             self.say(f"step {step}/{self.total}  " + "  ".join(f"{k} {v}" for k, v in facts.items()) + speed)
 
     def close(self) -> None:
@@ -43,7 +44,7 @@ class Progress:
             self.bar.close()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

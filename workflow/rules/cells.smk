@@ -3,42 +3,44 @@
 
 rule cell:
     input:
-        lambda wildcards: runs_of(wildcards.method, wildcards.task),
+        inputs_of_cell,
     output:
         "results/{method}_{task}.json",
     log:
         "<work>/logs/cells/{method}_{task}.log",
+    wildcard_constraints:
+        method="|".join(CATALOGUE.cell_methods()),
     localrule: True
     conda:
         "../../environment.yml"
     params:
-        folders=lambda wildcards, input: [os.path.dirname(run) for run in input],
+        folders=lambda wildcards: [os.path.dirname(run) for run in runs_of(wildcards.method, wildcards.task)],
         primary=CATALOGUE.config["primary"],
-        code=catalogues.digest(
-            *("report/cells.py", "report/outcomes.py", "report/statistics.py", "report/files.py", "report/__main__.py"),
-            "workflow/schemas",
-        ),
+        about=lambda wildcards: catalogues.dump(CATALOGUE.about(wildcards.method, wildcards.task)),
+        overrides=lambda wildcards: catalogues.dump(CATALOGUE.overrides(wildcards.task)),
+        code=catalogues.digest(*catalogues.CELL_SOURCES),
     message:
         "Cell {wildcards.method} on {wildcards.task}"
     shell:
-        "python -m report cell --out {output} --primary {params.primary} --run {params.folders} 2>&1 | tee {log}"
+        "python -m report cell --out {output:q} --primary {params.primary} --about {params.about:q}"
+        " --overrides {params.overrides:q} --run {params.folders:q} > {log:q} 2>&1"
 
 
 rule page:
     input:
         CELLS,
     output:
-        page=report("report/html/index.html", caption="../report/page.rst", category="Page"),
+        page=report(f"{PAGE}/index.html", caption="../report/page.rst", category="Page"),
         # Folders, because the cells decide which figures there are. They are cheap and nothing reads them.
         tables=report(
-            directory("report/html/tables"),
+            directory(f"{PAGE}/tables"),
             patterns=["{table}.csv"],
             caption="../report/tables.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
         figures=report(
-            directory("report/html/figures"),
+            directory(f"{PAGE}/figures"),
             patterns=["{figure}.svg"],
             caption="../report/figures.rst",
             category="Figures",
@@ -50,15 +52,16 @@ rule page:
     conda:
         "../../environment.yml"
     params:
-        code=catalogues.digest("report", "workflow/schemas"),
+        code=catalogues.digest(*catalogues.PAGE_SOURCES),
     message:
         "Page, tables and figures"
     shell:
-        "python -m report page --out {output.page} --tables {output.tables} --figures {output.figures} {input} 2>&1 | tee {log}"
+        "{{ python -m report page --out {output.page:q} --tables {output.tables:q} --figures {output.figures:q} {input:q}"
+        " && python -m report entry --out report/html/index.html; }} > {log:q} 2>&1"
 
 
 rule partial:
-    # The page from the cells that exist, with a word for each that does not: a failed cell keeps `all` from making it.
+    # The page from the cells that exist, with the reason of each that does not: a failed cell keeps `all` from making it.
     log:
         "<work>/logs/partial.log",
     localrule: True
@@ -67,15 +70,34 @@ rule partial:
     params:
         cells=CELLS,
         why=WHY_MISSING,
+        page=PAGE,
     shell:
-        "python -m report page --out report/html/index.html --tables report/html/tables --figures report/html/figures"
-        " {params.why} {params.cells} 2>&1 | tee {log}"
+        "{{ python -m report page --out {params.page:q}/index.html --tables {params.page:q}/tables"
+        " --figures {params.page:q}/figures {params.why} {params.cells:q}"
+        " && python -m report entry --out report/html/index.html; }} 2>&1 | tee {log:q}"
+
+
+def asked_cells():
+    """Return the cells that the user asked for by name, or all of them."""
+    return [target for target in workflow.dag_settings.targets if target.endswith(".json")] or CELLS
+
+
+onstart:
+    jobs = list(workflow.dag.needrun_jobs())
+    runs = [(job.wildcards.method, job.wildcards.task, job.wildcards.seed) for job in jobs if job.rule.name == "run"]
+    steps = {"/".join(run): CATALOGUE.steps(run[0], run[1]) for run in runs}
+    terminal.start(Path(PLAN), jobs, steps)
+
+
+onsuccess:
+    print(terminal.results(asked_cells()), file=sys.stderr)
+    if os.path.exists(f"{PAGE}/index.html"):
+        print(f"The page: {os.path.abspath(PAGE)}/index.html", file=sys.stderr)
 
 
 onerror:
-    # Snakemake says which run failed; what was not made for its sake it passes over in silence.
-    asked = [target for target in workflow.dag_settings.targets if target.endswith(".json")]
-    shell("python -m report failures {WHY_MISSING} {cells}", cells=asked or CELLS)
+    # Snakemake names the run that failed, and passes over what was not made because of it.
+    shell("python -m report failures {WHY_MISSING} {cells:q}", cells=asked_cells())
 
 
 rule refuse:
@@ -87,7 +109,7 @@ rule refuse:
     log:
         "<work>/logs/refused/{name}.log",
     wildcard_constraints:
-        name=f"(?!({'|'.join(CATALOGUE.methods)})_({'|'.join(CATALOGUE.tasks)})\\.json)[^/]+",
+        name=f"(?!({'|'.join(CATALOGUE.cell_methods())})_({'|'.join(CATALOGUE.tasks)})\\.json)[^/]+",
     conda:
         "../../environment.yml"
     shell:

@@ -1,14 +1,23 @@
 # Shared by all the rules - the catalogue, the legal names, and the Python that the jobs use.
 
 try:
-    CATALOGUE = catalogues.load(catalogues.merge(config, catalogues.typed(dict(workflow.config_settings.config))))
+    CONFIG = catalogues.merge(catalogues.read_config(), config)
+    CATALOGUE = catalogues.load(catalogues.merge(CONFIG, catalogues.typed(dict(workflow.config_settings.config))))
     catalogues.check_writable(Path("results"))
 except catalogues.ConfigError as error:
     sys.exit(f"error: {error}")
 
+if terminal.executes(workflow):
+    terminal.hold(Path(".snakemake"))
+    terminal.silence()
+
+PRESET = CATALOGUE.config["preset"]
+PAGE = f"report/html/{PRESET}"
+PLAN = f"results/{PRESET}/progress.json"
+
 
 pathvars:
-    work=f"results/{CATALOGUE.config['preset']}",
+    work=f"results/{PRESET}",
 
 
 # Every wildcard is constrained: a free one would let a target's name into a shell command.
@@ -19,12 +28,22 @@ wildcard_constraints:
 
 
 ROOT = str(workflow.current_basedir.join("../.."))
-# Jobs run on Snakemake's own interpreter and find the project from any working directory.
-shell.prefix(f"set -euo pipefail; export PATH={os.path.dirname(sys.executable)!r}:$PATH PYTHONPATH={ROOT!r}; ")
+
+
+def quoted(text):
+    """Return text as one word of the shell that Snakemake does not format."""
+    return shlex.quote(text).replace("{", "{{").replace("}", "}}")
+
+
+# Jobs run on Snakemake's own interpreter and find the project from any working directory. -O would drop their checks.
+shell.prefix(
+    f"set -euo pipefail; unset PYTHONOPTIMIZE;"
+    f" export PATH={quoted(os.path.dirname(sys.executable))}:$PATH PYTHONPATH={quoted(ROOT)}; "
+)
 
 
 def ancestors(wildcards):
-    """The runs that a run learns or starts from, each once (they are often one): Snakemake makes them first."""
+    """Return the run.json files of a run's ancestors, each once: Snakemake makes them first."""
     found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
     return [f"{work(*run)}/run.json" for run in dict.fromkeys(found.values())]
 
@@ -55,21 +74,39 @@ def own_files(paths, key):
 
 
 def work(method, task, seed):
-    return f"results/{CATALOGUE.config['preset']}/runs/{method}/{task}/{seed}"
+    return f"results/{PRESET}/runs/{method}/{task}/{seed}"
 
 
 def runs_of(method, task):
-    """The runs that a cell sums up, one for each seed."""
+    """Return the run.json files that a cell sums up, one for each seed."""
     return [f"{work(method, task, seed)}/run.json" for seed in CATALOGUE.config["seeds"]]
 
 
+def inputs_of_cell(wildcards):
+    """Return the runs of a cell; those of all its ancestors too where one is missing behind a cell that a user asks for.
+
+    Snakemake makes no missing file again as long as the products made from it are there.
+    """
+    cell, runs = f"results/{wildcards.method}_{wildcards.task}.json", runs_of(wildcards.method, wildcards.task)
+    if cell in workflow.dag_settings.targets and os.path.exists(cell):
+        lineage = [f"{work(*run)}/run.json" for run in CATALOGUE.runs([wildcards.method], [wildcards.task])]
+        if not all(map(os.path.exists, lineage)):
+            return list(dict.fromkeys([*runs, *lineage]))
+    return runs
+
+
 def refuse(wildcards):
-    """Leave with one line that says which names there are, in place of a traceback."""
+    """Leave with one line that names the right names, in place of a traceback."""
     sys.exit(f"error: {CATALOGUE.refuse(wildcards.name)}")
 
 
 CELLS = expand("results/{method}_{task}.json", method=CATALOGUE.config["methods"], task=CATALOGUE.config["tasks"])
+RUNS = CATALOGUE.runs(CATALOGUE.config["methods"], CATALOGUE.config["tasks"])
 
 # Options of the commands that say why a cell is missing.
 LINEAGE = {method: CATALOGUE.lineage(method) for method in CATALOGUE.methods}
-WHY_MISSING = f"--logs results/{CATALOGUE.config['preset']}/logs --ancestors {shlex.quote(catalogues.dump(LINEAGE))}"
+WHY_MISSING = f"--logs results/{PRESET}/logs --ancestors {shlex.quote(catalogues.dump(LINEAGE))}"
+
+# The runs that others wait for, and the longest ones, come first, so that no core is idle at the end.
+PRIORITIES = CATALOGUE.priorities(RUNS)
+FIRST = 1 + max(PRIORITIES.values())

@@ -1,5 +1,6 @@
 # The expensive part: the base model, each task's data, and the one rule that trains.
 # `params` carry everything that a product depends on beside its inputs, a digest of the code it executes included.
+# What a command prints goes to the terminal and ends its log, which has the rest: losses, warnings and errors.
 
 
 rule base:
@@ -7,6 +8,7 @@ rule base:
         ensure("<work>/base.safetensors", non_empty=True),
     log:
         "<work>/logs/base.log",
+    priority: FIRST
     conda:
         "../../environment.yml"
     threads: CATALOGUE.config["base"].get("threads", 1)
@@ -15,7 +17,7 @@ rule base:
     message:
         "Base model"
     shell:
-        "python -m methods base --request {params.request:q} --out {output} 2>&1 | tee {log}"
+        ": > {log:q}; python -m methods base --request {params.request:q} --out {output:q} 2>> {log:q} | tee -a {log:q}"
 
 
 rule base_of_task:
@@ -33,7 +35,7 @@ rule base_of_task:
     message:
         "Base model of {wildcards.task}"
     shell:
-        "python -m methods base --request {params.request:q} --out {output} 2>&1 | tee {log}"
+        ": > {log:q}; python -m methods base --request {params.request:q} --out {output:q} 2>> {log:q} | tee -a {log:q}"
 
 
 rule data:
@@ -44,6 +46,7 @@ rule data:
         ensure("<work>/data/{task}.safetensors", non_empty=True),
     log:
         "<work>/logs/data/{task}.log",
+    priority: FIRST
     conda:
         "../../environment.yml"
     params:
@@ -51,7 +54,8 @@ rule data:
     message:
         "Data of {wildcards.task}"
     shell:
-        "python -m methods data --request {params.request:q} --base {input.base} --out {output} 2>&1 | tee {log}"
+        ": > {log:q}; python -m methods data --request {params.request:q} --base {input.base:q} --out {output:q}"
+        " 2>> {log:q} | tee -a {log:q}"
 
 
 rule run:
@@ -67,6 +71,7 @@ rule run:
         "<work>/logs/{method}/{task}/{seed}.log",
     benchmark:
         "<work>/runs/{method}/{task}/{seed}/benchmark.tsv"
+    priority: lambda wildcards: PRIORITIES.get((wildcards.method, wildcards.task, int(wildcards.seed)), 1)
     conda:
         "../../environment.yml"
     threads: CATALOGUE.config["threads"]
@@ -77,12 +82,13 @@ rule run:
     params:
         request=lambda wildcards: catalogues.dump(CATALOGUE.request(wildcards.method, wildcards.task, int(wildcards.seed))),
         ancestors=ancestor_options,
+        plan=PLAN,
     message:
         "Run of {wildcards.method} on {wildcards.task}, seed {wildcards.seed}"
     shell:
-        "python -m methods run --request {params.request:q} --data {input.data} --base {input.base} {params.ancestors}"
-        " --processes {resources.processes} --checkpoint-seconds {resources.checkpoint_seconds}"
-        " --out $(dirname {output}) 2>&1 | tee {log}"
+        ": > {log:q}; python -m methods run --request {params.request:q} --data {input.data:q} --base {input.base:q}"
+        " {params.ancestors} --processes {resources.processes} --checkpoint-seconds {resources.checkpoint_seconds}"
+        " --out $(dirname {output:q}) --plan {params.plan:q} 2>> {log:q} | tee -a {log:q}"
 
 
 rule prefetch:
@@ -94,4 +100,4 @@ rule prefetch:
     params:
         request=catalogues.dump({"repositories": CATALOGUE.repositories(), "mirror": CATALOGUE.config["data"]["mirror"]}),
     shell:
-        "python -m methods prefetch --request {params.request:q} 2>&1 | tee {log}"
+        "python -m methods prefetch --request {params.request:q} 2>&1 | tee {log:q}"
