@@ -99,7 +99,9 @@ def _make_entry(options: argparse.Namespace) -> None:
     from methods.common.files import write_bytes
     from report.page.entry import render_entry
 
-    write_bytes(options.out, _encoded(render_entry(options.out, options.pages or sorted(options.out.parent.glob("*/index.html")))))
+    write_bytes(
+        options.out, _encoded(render_entry(options.out, options.pages or sorted(options.out.parent.glob("*/index.html"))))
+    )
 
 
 def _print_failures(options: argparse.Namespace) -> None:

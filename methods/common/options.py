@@ -71,9 +71,7 @@ def of_function(function: ast.FunctionDef, skip: int) -> dict[str, Option]:
 
 def of_class(path: Path, name: str) -> dict[str, Option]:
     """Options of a class: the arguments of its `__init__`, or the fields of a dataclass with those of its bases."""
-    definition = next(
-        (node for node in tree(path).body if isinstance(node, ast.ClassDef) and node.name == name), None
-    )
+    definition = next((node for node in tree(path).body if isinstance(node, ast.ClassDef) and node.name == name), None)
     if definition is None:
         return _imported(path, name)
     for node in definition.body:
@@ -314,7 +312,11 @@ def _fixed_bits(kind: str) -> int | None:
     """The width of a kind that takes no `bits`: its class says `bits = 2`."""
     for path in sorted((ROOT / QUANTIZERS).glob("*.py")):
         for node in tree(path).body:
-            lines = [line for line in getattr(node, "body", ()) if isinstance(line, ast.Assign)] if isinstance(node, ast.ClassDef) else []
+            lines = (
+                [line for line in getattr(node, "body", ()) if isinstance(line, ast.Assign)]
+                if isinstance(node, ast.ClassDef)
+                else []
+            )
             values = {ast.unparse(line.targets[0]): line.value for line in lines}
             if "kind" in values and values["kind"].value == kind:
                 return values["bits"].value if "bits" in values else None

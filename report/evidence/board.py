@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from report.evidence.likeness import Odd, odd_cells
+from report.evidence.likeness import odd_cells
 
 COLOURS = 7  # in the palette of figures and page, and as many shapes
 NO_SUITE = "Other tasks"
