@@ -239,8 +239,8 @@ class Run:
         longest = config["max_position_embeddings"] - ANATOMIES[config.get("model_type", "bert")].skipped
         if meta["max_length"] > longest:
             raise UserError(
-                f"{data_path} has inputs of {meta['max_length']} tokens, but the model of {base_path} reads {longest}: lower "
-                "the task's max_length, or budget.max_length."
+                f"{data_path} has inputs of {meta['max_length']} tokens, but the model of {base_path} reads {longest}: "
+                "lower the task's max_length, or budget.max_length."
             )
 
     def _check_teacher(self) -> None:
@@ -251,8 +251,8 @@ class Run:
         bar = teacher.run["baseline"]["metrics"][teacher.run["metric"]]
         if teacher.score <= bar:
             raise UserError(
-                f"The teacher {teacher.name} on {self.request['task']} scores {teacher.score:.1f} {teacher.run['metric']}, no "
-                f"more than the constant baseline's {bar:.1f}: give it a larger budget, or set allow_weak_teacher: true."
+                f"The teacher {teacher.name} on {self.request['task']} scores {teacher.score:.1f} {teacher.run['metric']}, "
+                f"no more than the constant baseline's {bar:.1f}: give it a larger budget, or set allow_weak_teacher: true."
             )
 
     # --- the record -------------------------------------------------------------------------------------------

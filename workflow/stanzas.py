@@ -33,7 +33,8 @@ def read(folder: Path, load) -> dict[str, dict]:
             raise UserError(f"{where}: expected a mapping from names to stanzas.")
         for name, stanza in content.items():
             _check_shape(stanza, f"{where}: {name}")
-            stanza.setdefault("family", path.stem)
+            if "like" not in stanza:
+                stanza.setdefault("family", path.stem)
             for made, one in _each(str(name), stanza, f"{where}: {name}"):
                 if made in written:
                     raise UserError(f"{where}: {made} is already a stanza of {written[made][1].partition(':')[0]}.")
@@ -117,7 +118,7 @@ def _in_full(name: str, written: dict, line: tuple[str, ...]) -> dict:
         own = stanza.get(key) or {}
         merged = above[key] | own
         above[key] = {inner: value for inner, value in merged.items() if value is not None}
-    own = {key: value for key, value in stanza.items() if key not in ("recipe", "ancestors", "like", "family")}
+    own = {key: value for key, value in stanza.items() if key not in ("recipe", "ancestors", "like")}
     return {**above, **own}
 
 
@@ -133,13 +134,17 @@ def _check(name: str, stanza: dict, known: dict, families: list[str], where: str
     if not isinstance(stanza["listed"], bool):
         raise UserError(f"{where}.listed: {stanza['listed']!r} must be true or false.")
     if stanza["product"] not in ("model", "allocation"):
-        raise UserError(f"{where}.product: {stanza['product']!r} is not known. {nearest(stanza['product'], ('model', 'allocation'))}")
+        raise UserError(
+            f"{where}.product: {stanza['product']!r} is not known. {nearest(stanza['product'], ('model', 'allocation'))}"
+        )
     for role, ancestor in stanza["ancestors"].items():
         if ancestor not in known:
             raise UserError(f"{where}.ancestors.{role}: unknown method {ancestor!r}. {nearest(ancestor, known)}")
         is_search = known[ancestor]["product"] == "allocation"
         if is_search and role in ("init", "teacher"):
-            raise UserError(f"{where}.ancestors.{role}: {ancestor} is a search and leaves no model: name a method that does.")
+            raise UserError(
+                f"{where}.ancestors.{role}: {ancestor} is a search and leaves no model: name a method that does."
+            )
     recipe = stanza["recipe"]
     tasks = {task for entry in recipe.values() if len(entry) == 3 for task in entry[1]}
     for task in (None, *sorted(tasks)):

@@ -98,10 +98,13 @@ def read_json(path: Path):
 
 
 def read_object(path: Path, keys: Iterable[str] = ()) -> dict:
-    """Return the JSON object in `path`; refuse every other document, and an object without one of `keys`."""
+    """Return the JSON object in `path`.
+
+    Refuse every other document, NaN, infinities, nesting without end, and an object without one of `keys`.
+    """
     document = read_json(path)
     if not isinstance(document, dict):
-        raise UserError(f"{path} is damaged (it holds no JSON object): delete it and run the same command again.")
+        raise UserError(f"{path} holds no JSON object: delete it and run the same command again.")
     if missing := [key for key in keys if key not in document]:
         raise UserError(f"{path} is damaged (it lacks {missing[0]!r}): delete it and run the same command again.")
     return document

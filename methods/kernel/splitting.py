@@ -8,12 +8,14 @@ from methods.kernel import grids
 
 @torch.no_grad()
 def split(w: Tensor, rows: bool) -> tuple[Tensor, Tensor]:
-    """w1 and w2, in float64, with w1 + w2 = w and BWN(w1) + BWN(w2) = TWN(w) in every group (Bai et al. 2021, section 3.1).
+    """Return w1 and w2 in float64: w1 + w2 = w and BWN(w1) + BWN(w2) = TWN(w) in every group (Bai et al. 2021, section 3.1).
 
     What the ternary weight keeps is shared out as a w and (1 - a) w, so that both halves have its sign. What it drops
     goes to one half whole, and both are pushed apart by b, so that their signs cancel. The halves' scales, mean |w1| and
     mean |w2|, must each be half the ternary scale: b makes their sum right, and a makes them equal.
     """
+    if w.numel() == 0:
+        raise ValueError(f"an empty weight cannot be split (shape {tuple(w.shape)})")
     kept = (grids.ternary(w, rows).codes != 0).double()  # decided in the precision in which the model decides it
     groups = w.double()
     if not rows:
@@ -32,6 +34,8 @@ def split(w: Tensor, rows: bool) -> tuple[Tensor, Tensor]:
         excess = _sum(dropped * magnitude * owner)
     a = torch.where(sum_kept > 0, (sum_kept - excess) / (2 * sum_kept), 0.5)
 
+    spread = 0 * _sum(magnitude)  # NaN where the group holds what is not finite
+    a, b = a + spread, b + spread
     first = kept * a * groups + dropped * (torch.where(owner > 0, groups, 0.0) + owner * sign * b)
     return first.reshape(w.shape), (groups - first).reshape(w.shape)
 
@@ -41,6 +45,6 @@ def _sum(values: Tensor) -> Tensor:
 
 
 def _alternately(magnitude: Tensor) -> Tensor:
-    """1 and -1 by turns in the order of magnitude: of the smallest so many, the halves differ by less than one of them."""
+    """Return 1 and -1 by turns in the order of magnitude. The two halves of the smallest differ by less than one of them."""
     rank = magnitude.argsort(dim=1, stable=True).argsort(dim=1)
     return 1 - 2 * (rank % 2).double()

@@ -29,12 +29,6 @@ STUDENTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def eager_again():
-    yield
-    fusing.switch(False)
-
-
 def a_step(options: dict, compiled: bool) -> list[torch.Tensor]:
     """Loss, gradients and updated parameters of one distilled step with dropout."""
     torch.manual_seed(0)
@@ -46,17 +40,40 @@ def a_step(options: dict, compiled: bool) -> list[torch.Tensor]:
     batch["attention_mask"][0, 6:] = 0
     calibrate(student, [batch])
     optimizer = optimizers.build(student, Stage("step", 1, 1e-3, 4, TERMS, optimizer="bertadam"))
-    fusing.switch(compiled)
     shown = objective.shown(TERMS)
     torch.manual_seed(1)
-    with torch.no_grad():
-        theirs = forward(teacher, batch, **shown)
-    ours = forward(student.train(), batch, **shown)
-    loss = sum(objective.TERMS[name](ours, theirs, batch).mean() for name in TERMS)
-    loss.backward()
-    gradients = [param.grad.clone() for param in student.parameters() if param.grad is not None]
-    optimizer.step()
+    with fusing.compiled(compiled):
+        with torch.no_grad():
+            theirs = forward(teacher, batch, **shown)
+        ours = forward(student.train(), batch, **shown)
+        loss = sum(objective.TERMS[name](ours, theirs, batch).mean() for name in TERMS)
+        loss.backward()
+        gradients = [param.grad.clone() for param in student.parameters() if param.grad is not None]
+        optimizer.step()
     return [loss.detach(), *gradients, *(param.detach() for param in student.parameters())]
+
+
+def test_compiling_ends_with_its_block_and_nests(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda chain, **_: compiled.append(chain) or chain)
+    chains = iter([fusing.fused(lambda: 0) for _ in range(9)])  # a chain is compiled once
+
+    def compiles() -> bool:
+        before = len(compiled)
+        next(chains)()
+        return len(compiled) > before
+
+    with fusing.compiled(True):
+        with fusing.compiled(False):
+            assert not compiles()
+        assert compiles()
+        with pytest.raises(KeyError), fusing.compiled(False):
+            raise KeyError
+        assert compiles()
+    assert not compiles()
+    with pytest.raises(KeyError), fusing.compiled(True):
+        raise KeyError
+    assert not compiles()
 
 
 @pytest.mark.slow
@@ -73,9 +90,9 @@ def test_a_compiled_update_counts_as_a_change_of_the_weight():
     """Layers keep a weight's values until its version moves: an update that did not move it would never be seen."""
     weight = torch.nn.Parameter(torch.randn(8, 8))
     optimizer = optimizers.BertAdam([weight], lr=1e-3)
-    fusing.switch(True)
     weight.grad, before, version = torch.randn(8, 8), weight.detach().clone(), weight._version
-    optimizer.step()
+    with fusing.compiled(True):
+        optimizer.step()
     assert not torch.equal(weight, before)
     assert weight._version > version
 
@@ -88,8 +105,8 @@ chain = fusing.fused(lambda x: (x.abs() + 1).sum(-1))
 x = torch.arange(-50.0, 50.0).view(4, 25)
 expected = chain(x)
 assert fusing.trouble("cpu") is None
-fusing.switch(True)
-assert torch.equal(chain(x), expected), chain(x)
+with fusing.compiled(True):
+    assert torch.equal(chain(x), expected), chain(x)
 """
 
 

@@ -168,6 +168,39 @@ def test_a_new_curvature_or_step_makes_a_new_grid():
         assert torch.equal(layer.quantized_weight(), quantizer(linear.weight))
 
 
+# --- dropout ----------------------------------------------------------------------------------------------
+
+
+def test_dropout_of_everything_leaves_nothing_and_no_nan():
+    x = torch.randn(64, 64, requires_grad=True)
+    y = layers.Dropout(1.0)(x)
+    y.sum().backward()
+    assert not y.any() and not x.grad.any()
+    context, scores = layers.attention(*torch.randn(3, 2, 2, 8, 4), None, 0.5, 1.0)
+    assert not context.any() and scores.isfinite().all()
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.99, 0.9995, 0.99999, 0.999995])
+def test_dropout_leaves_its_share(dropout):
+    torch.manual_seed(0)
+    count = 4_000_000
+    left = int(layers.kept_by_dropout(torch.empty(count), dropout).float().sum())
+    expected = count * (1 - dropout)
+    assert abs(left - expected) < 5 * expected**0.5
+    assert float(layers.Dropout(dropout)(torch.ones(count)).mean()) == pytest.approx(1, abs=5 * expected**-0.5)
+
+
+def test_ordinary_dropout_draws_what_it_always_drew():
+    torch.manual_seed(3)
+    assert layers.kept_by_dropout(torch.empty(20), 0.5).tolist() == [*map(float, "01100011100010101100")]
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.1, math.nan])
+def test_dropout_that_is_no_probability_is_refused(dropout):
+    with pytest.raises(ValueError, match="dropout"):
+        layers.kept_by_dropout(torch.empty(4), dropout)
+
+
 # --- attention --------------------------------------------------------------------------------------------
 
 

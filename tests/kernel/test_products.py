@@ -7,12 +7,6 @@ from torch import nn
 from methods.kernel import layers, products, quantizers
 
 
-@pytest.fixture(autouse=True)
-def back_to_values():
-    yield
-    products.switch(False)
-
-
 def relative(ours: torch.Tensor, exact: torch.Tensor) -> float:
     return float((ours.float() - exact).norm() / exact.norm())
 
@@ -48,8 +42,8 @@ def test_a_linear_layer_on_codes_is_exact_forward_and_closer_than_bf16_backward(
     layer.input_quantizer.calibrate(x.detach())
     exact = results(lambda: layer(x), x, layer.weight)
     rounded = results(lambda: in_bf16(lambda: layer(x)), x, layer.weight)
-    products.switch(True)
-    ours = results(lambda: layer(x), x, layer.weight)
+    with products.on_codes(True):
+        ours = results(lambda: layer(x), x, layer.weight)
     assert relative(ours[0], exact[0]) < 2e-6
     assert relative(ours[0], exact[0]) < relative(rounded[0], exact[0]) / 100
     for mine, bf16, true in zip(ours[1:], rounded[1:], exact[1:], strict=True):
@@ -67,15 +61,32 @@ def test_attention_on_codes_is_attention():
         return layers.attention(query, key, value, mask, 0.25, 0.0, operands)[0]
 
     exact = results(compute, query, key, value)
-    products.switch(True)
-    for mine, true in zip(results(compute, query, key, value), exact, strict=True):
-        assert relative(mine, true) < 5e-3
-    assert relative(compute().detach(), exact[0]) < 1e-5
+    with products.on_codes(True):
+        for mine, true in zip(results(compute, query, key, value), exact, strict=True):
+            assert relative(mine, true) < 5e-3
+        assert relative(compute().detach(), exact[0]) < 1e-5
 
 
 def test_operands_without_a_common_step_are_multiplied_as_they_are():
-    products.switch(True)
     x, plain = torch.randn(3, 8), torch.randn(5, 8)
-    rows = quantizers.make({"kind": "ternary", "rows": True})(plain)
-    assert torch.equal(products.linear(x, plain, None), torch.nn.functional.linear(x, plain))
-    assert torch.equal(products.linear(x, rows, None), torch.nn.functional.linear(x, rows))
+    with products.on_codes(True):
+        rows = quantizers.make({"kind": "ternary", "rows": True})(plain)
+        assert torch.equal(products.linear(x, plain, None), torch.nn.functional.linear(x, plain))
+        assert torch.equal(products.linear(x, rows, None), torch.nn.functional.linear(x, rows))
+
+
+def test_products_on_codes_end_with_their_block_and_nest():
+    def state() -> tuple:
+        return products.are_on_codes(), torch.backends.mkldnn.matmul.fp32_precision
+
+    before = state()
+    assert not before[0]
+    with products.on_codes(True):
+        inside = state()
+        assert inside == (True, "bf16")
+        with pytest.raises(KeyError), products.on_codes(False):
+            assert state() == (False, "ieee")
+            raise KeyError
+        assert state() == inside
+    assert state()[0] is False
+    assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"

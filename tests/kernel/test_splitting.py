@@ -91,3 +91,19 @@ def test_a_weight_in_fp32_is_split_by_what_fp32_drops():
         first, second = (half.float() for half in split(w, rows=True))
         assert broken_by(first, second, w, rows=True) <= 1e-5
     assert disagreements
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_spreads_to_both_halves_of_its_group(value):
+    w = NORMAL.float()
+    w[3, 4] = value
+    for first, second in (split(w, rows=True),):
+        assert first[3].isnan().all() and second[3].isnan().all()
+        assert first[4:].isfinite().all() and second[4:].isfinite().all()
+    for half in split(w, rows=False):
+        assert half.isnan().all()
+
+
+def test_an_empty_weight_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        split(torch.zeros(0, 4), rows=True)

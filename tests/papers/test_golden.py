@@ -121,4 +121,4 @@ def model_of(arrays, who: str, kind: str):
 
 def relative(ours: torch.Tensor, theirs) -> float:
     theirs = torch.as_tensor(theirs)
-    return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
+    return float(((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12)).detach())

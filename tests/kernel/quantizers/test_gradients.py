@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from methods.kernel import fusing, layers
 from methods.kernel.quantizers import (
     Asymmetric,
     Binary,
@@ -15,7 +16,8 @@ from methods.kernel.quantizers import (
     Ternary,
     Threshold,
 )
-from tests.kernel.test_quantizers import AWKWARD, EVERYTHING, learned
+from methods.kernel.trace import Trace, tracing
+from tests.fixtures.quantizers import AWKWARD, EVERYTHING, learned
 
 
 def backward(quantizer, values, gradient) -> list:
@@ -138,3 +140,90 @@ def test_every_gradient_is_a_number_of_its_inputs_kind(name, precision):
         assert x.grad.isfinite().all(), label
         for parameter in quantizer.parameters():
             assert parameter.grad.isfinite().all(), label
+
+
+# --- what a step's gradient counts ------------------------------------------------------------------------
+
+LENGTHS = (5, 2, 7, 3)
+
+
+def padded(lengths: tuple[int, ...], width: int, total: int | None = None) -> Trace:
+    """The trace of examples of these lengths, padded to one width."""
+    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    return Trace(ids=mask, mask=mask, total=total)
+
+
+def step_gradient(quantizer: Step, examples: list[torch.Tensor], width: int, total: int | None = None) -> float:
+    """The gradient of the step for a loss that reads real tokens only, (length, F) an example, padded to one width."""
+    x = torch.nn.utils.rnn.pad_sequence([*examples, torch.zeros(width, 6)], batch_first=True)[:-1]  # (B, width, F)
+    weights = torch.arange(1.0, 7.0)
+    running = padded(tuple(map(len, examples)), width, total)
+    with tracing(running):
+        loss = (quantizer(x) * weights * running.mask[:, :, None]).sum()
+    quantizer.scale.grad = None
+    loss.backward()
+    return quantizer.scale.grad.item()
+
+
+@pytest.mark.parametrize("count", ["features", "batch"])
+def test_a_steps_gradient_does_not_depend_on_padding(count):
+    torch.manual_seed(0)
+    quantizer, examples = learned(Step(4, count=count), 0.3), [torch.randn(length, 6) for length in LENGTHS]
+    exact = step_gradient(quantizer, examples, max(LENGTHS))
+    assert step_gradient(quantizer, examples, 16) == pytest.approx(exact, rel=1e-5)
+    assert exact != 0
+
+
+@pytest.mark.parametrize("count", ["features", "batch"])
+def test_a_steps_gradient_does_not_depend_on_micro_batches(count):
+    torch.manual_seed(0)
+    quantizer, examples = learned(Step(4, count=count), 0.3), [torch.randn(length, 6) for length in LENGTHS]
+    whole = step_gradient(quantizer, examples, 7, sum(LENGTHS))
+    halves = [step_gradient(quantizer, examples[part], 7, sum(LENGTHS)) for part in (slice(2), slice(2, 4))]
+    assert sum(halves) == pytest.approx(whole, rel=1e-5)
+
+
+def test_under_features_each_example_has_its_own_scale():
+    torch.manual_seed(0)
+    quantizer, examples = learned(Step(4), 0.3), [torch.randn(length, 6) for length in LENGTHS]
+    together = step_gradient(quantizer, examples, 9)
+    alone = []
+    for x in examples:  # without a trace and without padding
+        quantizer.scale.grad = None
+        (quantizer(x[None]) * torch.arange(1.0, 7.0)).sum().backward()
+        alone.append(quantizer.scale.grad.item())
+    assert together == pytest.approx(sum(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", ["features", "batch"])
+def test_the_steps_of_attention_do_not_depend_on_padding(count):
+    """Probabilities have tokens along both of their last dimensions."""
+    torch.manual_seed(0)
+    examples = [torch.randn(3, 2, length, 4) for length in LENGTHS]  # query, key and value of two heads
+    gradients = []
+    for width in (7, 12):
+        operands = layers.QuantAttention(*(learned(Step(8, count=count), 0.02) for _ in range(4)))
+        assert operands.probs.pairs and not operands.value.pairs
+        running = padded(LENGTHS, width)
+        x = torch.stack([torch.nn.functional.pad(one, (0, 0, 0, width - one.shape[2])) for one in examples], 1)
+        mask = (1.0 - running.mask[:, None, None, :]) * torch.finfo(torch.float32).min
+        with tracing(running):
+            context, _ = layers.attention(*x, mask, 0.5, 0.0, operands)  # (B, S, heads, width)
+            (context * running.mask[:, :, None, None] * torch.arange(1.0, 5.0)).sum().backward()
+        gradients.append([operand.scale.grad.item() for operand in (operands.query, operands.probs, operands.value)])
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-4)
+
+
+def test_an_example_of_padding_alone_has_no_say():
+    torch.manual_seed(0)
+    quantizer, examples = learned(Step(4), 0.3), [torch.randn(length, 6) for length in (5, 0)]
+    assert step_gradient(quantizer, examples, 7) == pytest.approx(step_gradient(quantizer, examples[:1], 7))
+
+
+@pytest.mark.slow
+def test_a_compiled_backward_pass_counts_the_same():
+    torch.manual_seed(0)
+    quantizer, examples = learned(Step(4), 0.3), [torch.randn(length, 6) for length in LENGTHS]
+    eager = step_gradient(quantizer, examples, 9)
+    with fusing.compiled(True):
+        assert step_gradient(quantizer, examples, 9) == pytest.approx(eager, rel=1e-4)
