@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers.modeling_outputs import MaskedLMOutput
-from transformers.models.bert.configuration_bert import BertConfig
-from transformers.models.bert.modeling_bert import BertForMaskedLM
 
 from methods.common import interrupt
 from methods.common.files import canonical, lock, sha256
 from methods.model.anatomy import anatomy, layers
 from methods.model.encoder import Base, build, import_base, wordpiece, write_base
+from methods.model.lean import modelling_file
 from methods.tasks import demo, finetuned, hub, losses
 from methods.tasks.data import Split, pack
 from methods.training.checkpoints import Checkpoints
@@ -23,6 +21,10 @@ from methods.training.loader import Loader
 from methods.training.objective import Objective
 from methods.training.recipe import Optimization, Pass, Stage
 from methods.training.trainer import Trainer, forward
+
+BertConfig = modelling_file("models.bert.configuration_bert").BertConfig
+BertForMaskedLM = modelling_file("models.bert.modeling_bert").BertForMaskedLM
+MaskedLMOutput = modelling_file("modeling_outputs").MaskedLMOutput
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 HELD_OUT = 0.02  # of the text, to tell how well masked words are guessed
