@@ -18,7 +18,7 @@ from methods.model import artifact
 from methods.model.edits import calibrate, edit
 from methods.model.encoder import bert, from_base, logits
 from methods.training import trainer
-from tests.conftest import CONFIG
+from tests.fixtures.world import CONFIG
 from workflow import catalogue
 
 CATALOGUE = catalogue.load(

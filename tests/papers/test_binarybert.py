@@ -19,7 +19,7 @@ from methods.kernel.quantizers import Binary, Ternary
 from methods.model import artifact
 from methods.model.edits import edit, roles
 from methods.training import objective, optimizers, trainer
-from tests.conftest import rows_of_sst2
+from tests.fixtures.world import rows_of_sst2
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of, parameters
 from workflow import catalogue
 

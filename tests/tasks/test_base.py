@@ -8,7 +8,7 @@ from transformers.models.bert.modeling_bert import BertForMaskedLM
 
 from methods.model.encoder import wordpiece
 from methods.tasks import base
-from tests.conftest import CONFIG, WORDS
+from tests.fixtures.world import CONFIG, WORDS
 
 VOCABULARY = [*base.SPECIALS, *WORDS[:-1]]  # [MASK] is among the specials
 TEXTS = [("the film was very good .", "a fine story ."), ("dog", None), ("where was the dog ?", "the dog ran fast .")] * 400

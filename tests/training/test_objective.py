@@ -11,7 +11,7 @@ from methods.model.edits import edit, show_scores
 from methods.model.encoder import bert
 from methods.training import objective
 from methods.training.trainer import forward
-from tests.conftest import CONFIG
+from tests.fixtures.world import CONFIG
 
 MINIMUM = torch.finfo(torch.float32).min
 KINDS = {"classes": ("classification", 3), "numbers": ("classification", 1), "spans": ("span", 0)}

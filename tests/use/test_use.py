@@ -26,7 +26,7 @@ from methods.model.encoder import bert, wordpiece, write_base
 from methods.tasks import demo, encode
 from methods.use import inspection
 from methods.use.prediction import Predictor
-from tests.conftest import CONFIG
+from tests.fixtures.world import CONFIG
 from workflow import catalogue
 
 ROWS = {"train": 48, "validation": 40}  # one batch of scoring holds all dev rows, in any order
