@@ -30,6 +30,7 @@ from report.evidence.cells import make_cell
 from report.evidence.outcomes import unpack
 from tests.conftest import CONFIG
 from tests.fixtures.runs import ABOUT
+from tests.fixtures.world import CONFIG
 from workflow import catalogue
 
 ROWS = {"train": 48, "validation": 40}  # one batch of scoring holds all dev rows, in any order
