@@ -12,8 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from report.cells import make_cell
-from report.outcomes import unpack
 from safetensors.numpy import save_file
 from transformers.models.bert.configuration_bert import BertConfig
 
@@ -28,7 +26,6 @@ from methods.use import inspection
 from methods.use.prediction import Predictor
 from report.evidence.cells import make_cell
 from report.evidence.outcomes import unpack
-from tests.conftest import CONFIG
 from tests.fixtures.runs import ABOUT
 from tests.fixtures.world import CONFIG
 from workflow import catalogue
