@@ -26,8 +26,8 @@ from methods.use import inspection
 from methods.use.prediction import Predictor
 from report.evidence.cells import make_cell
 from report.evidence.outcomes import unpack
-from tests.conftest import CONFIG
 from tests.fixtures.runs import ABOUT
+from tests.fixtures.world import CONFIG
 from workflow import catalogue
 
 ROWS = {"train": 48, "validation": 40}  # one batch of scoring holds all dev rows, in any order
@@ -241,6 +241,17 @@ def test_predict_works_in_a_pipe_and_imports_no_library_of_data_sets(world):
     )
     assert done.stderr.splitlines()[-1] == "[]", done.stderr
     assert json.loads(done.stdout)["label"] in ("negative", "positive")
+
+
+def test_outputs_that_are_not_finite_are_one_line(world):
+    predictor = Predictor(model_of(world("sst2")))
+    with torch.no_grad():
+        predictor.model.classifier.bias[0] = float("inf")
+    with pytest.raises(
+        UserError, match=r"last\.safetensors returns numbers that are not finite .*: make its run again"
+    ) as error:
+        predictor([("a text",)])
+    assert "\n" not in str(error.value)
 
 
 # --- inspect ------------------------------------------------------------------------------------------------
