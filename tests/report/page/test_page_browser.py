@@ -42,7 +42,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, page):
-    """Opens the page, and after the test sees that nothing erred and that nothing but the page was asked for."""
+    """Return a function that opens the page; after the test check that nothing failed and nothing else was requested."""
 
     def open_page(hash: str = "", **options):
         browser.prefer(prefers_color_scheme="light")
@@ -55,13 +55,13 @@ def opened(browser, page):
 
 
 def texts(browser, selector: str) -> list[str]:
-    """What a reader sees of the elements, from the top."""
+    """Return the visible text of the elements, from the top."""
     chosen = f"[...document.querySelectorAll({json.dumps(selector)})].filter(one => one.checkVisibility())"
     return json.loads(browser.evaluate(f"JSON.stringify({chosen}.map(one => one.innerText.trim()))"))
 
 
 def column(browser, name: str, number: int) -> list[str]:
-    """The first line of each place in one column of a table."""
+    """Return the first line of each place in one column of a table."""
     return [text.split("\n")[0] for text in texts(browser, f'table[data-name="{name}"] tbody > tr > :nth-child({number})')]
 
 
