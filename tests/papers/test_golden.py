@@ -14,7 +14,7 @@ from methods.model.edits import edit, show_scores
 from methods.model.encoder import bert, logits
 from methods.training import objective
 from methods.training.trainer import forward
-from tests.conftest import SHARED
+from tests.fixtures.world import SHARED
 
 GOLDEN = SHARED / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the official implementations' outputs are not here")

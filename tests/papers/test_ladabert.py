@@ -23,7 +23,7 @@ from methods.training import optimizers, trainer
 from methods.training.checkpoints import Checkpoints
 from methods.training.trainer import Stage
 from methods.use import inspection
-from tests.conftest import CONFIG
+from tests.fixtures.world import CONFIG
 from workflow import catalogue
 
 WIDE = {**CONFIG, "hidden_size": 96, "intermediate_size": 192, "max_position_embeddings": 32}  # mostly matrices, as BERT is
@@ -328,7 +328,7 @@ def test_zeros_stay_zeros_on_the_grid_and_every_factor_is_on_one(wide):
 def ran(wide, write_task, tmp_path_factory):
     """`ran("lada_2x")`: the folder of a short run on the tiny task, taught by a short run of fp32."""
     from methods import fp32
-    from tests.conftest import rows_of_sst2
+    from tests.fixtures.world import rows_of_sst2
 
     folder = tmp_path_factory.mktemp("lada")
     write_base(folder / "base.safetensors", wide)

@@ -14,7 +14,7 @@ from methods import run as harness
 from methods.common.errors import UserError
 from methods.model.encoder import wordpiece, write_base
 from methods.tasks import base
-from tests.conftest import CONFIG, WORDS
+from tests.fixtures.world import CONFIG, WORDS
 
 VOCABULARY = [*base.SPECIALS, *WORDS[:-1]]  # [MASK] is among the specials
 TEXTS = [("the film was very good .", "a fine story ."), ("dog", None), ("where was the dog ?", "the dog ran fast .")] * 400
