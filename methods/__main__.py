@@ -4,10 +4,14 @@ Imports are inside the commands, so that each loads only what it needs.
 """
 
 import argparse
+import contextlib
+import gc
 import json
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -168,7 +172,8 @@ def base(arguments) -> None:
     generated = request.get("base", {}).get("source") == "generated"
     if generated:
         _say(f"base model: pre-training on {request['base']['texts']} generated texts", sys.stdout)
-    from methods.tasks.base import make
+    with _loading():
+        from methods.tasks.base import make
 
     started = time.monotonic()
     name = catalogue.base_file(arguments.task) if catalogue and arguments.task else "base.safetensors"
@@ -199,9 +204,10 @@ def run(arguments) -> None:
         folders[role] = folders.get(role) or _work(catalogue) / f"runs/{method}/{task}/{seed}"
     import importlib
 
-    from methods import run as harness
+    with _loading():
+        from methods import run as harness
 
-    family = importlib.import_module(f"methods.{request['spec']['family']}")
+        family = importlib.import_module(f"methods.{request['spec']['family']}")
     here = f"runs/{request['method']}/{request['task']}/{request['seed']}"
     record = harness.execute(
         request,
@@ -215,6 +221,17 @@ def run(arguments) -> None:
     )
     time_left = schedule.left(arguments.plan) if arguments.plan else None
     _say(_summary(record) + (f"  [{time_left}]" if time_left else ""), sys.stdout)
+
+
+@contextlib.contextmanager
+def _loading() -> Iterator[None]:
+    """Load libraries without looking for garbage among their objects, which all stay: that takes 0.3 s (measured)."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _roles(request: dict) -> str:
@@ -308,5 +325,16 @@ def _summary(record: dict) -> str:
     return f"{name}: {record['metric']} {', '.join(scores)} (baseline {record['baseline']['metrics'][record['metric']]:.2f})"
 
 
+def _leave(code: int) -> NoReturn:
+    """End the process without tearing torch down, which takes half a second of a CPU (measured)."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if "LOCAL_RANK" in os.environ or threading.active_count() > 1:
+        sys.exit(status)
+    _leave(status)

@@ -147,9 +147,8 @@ def sensitivities(
 
     model.eval()
     before = once("loss", loss)
-    return [
-        once(f"loss with {name} binary", lambda layer=layer: with_binary(layer)) - before for name, layer in layers.items()
-    ]
+    losses = [once(f"loss with {name} binary", lambda layer=layer: with_binary(layer)) for name, layer in layers.items()]
+    return [one - before for one in losses]
 
 
 def knapsack(gains: list[float], costs: list[int], budget: int) -> set[int]:

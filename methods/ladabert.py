@@ -44,7 +44,7 @@ def student(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
     if share <= 0:
         raise UserError(
             f"remaining: {recipe.remaining} leaves nothing of this model's weight matrices, because its biases, "
-            "LayerNorms and small tables alone are more: raise it in config/methods/ladabert.yaml, or take a larger base model."
+            "LayerNorms and small tables alone are more: raise it in config/methods/ladabert.yaml, or take a larger base."
         )
     if recipe.svd_part > 0:
         apply(init, "factor", share=round(share**recipe.svd_part, 4), by="svd")

@@ -36,7 +36,9 @@ from methods.training.trainer import Diverged, Fit, Trainer
 
 PROTOCOLS = ("last", "best")
 PREDICTIONS = "predictions.npz"
-OUTPUTS = ("run.json", "machine.json", "last.safetensors", "best.safetensors", LATENT, ALLOCATION, PREDICTIONS)
+# A copy of run.json. Snakemake deletes run.json before it starts a job, and a finished run would be trained again.
+RECORD = "record.json"
+OUTPUTS = ("run.json", RECORD, "machine.json", "last.safetensors", "best.safetensors", LATENT, ALLOCATION, PREDICTIONS)
 
 
 def execute(
@@ -56,6 +58,9 @@ def execute(
     device, precision, note = open_device(request["precision"])
     out.mkdir(parents=True, exist_ok=True)
     with files.lock(out) if device.is_main_process else contextlib.nullcontext():
+        if device.is_main_process:
+            for folder in (out, out / "checkpoints"):
+                files.remove_litter(folder)
         device.wait_for_everyone()  # until the folder is ours: every process must find the same files in it
         run = Run(request, paper, out, device, precision, data_path, base_path, ancestors)
         run.record["events"] += [note] if note else []
@@ -82,6 +87,8 @@ class Run:
         done = self._finished()
         if done and (done["scores"] is None or done["ran_on"]["scoring"] == self.request["scoring"]):
             self.say(f"already done in {self.out}")
+            if self.device.is_main_process:
+                files.write_json(self.out / "run.json", done)
             self._clear_checkpoints()
             return done
         if done:
@@ -232,8 +239,8 @@ class Run:
         longest = config["max_position_embeddings"] - ANATOMIES[config.get("model_type", "bert")].skipped
         if meta["max_length"] > longest:
             raise UserError(
-                f"{data_path} has inputs of {meta['max_length']} tokens, but the model of {base_path} reads {longest}: lower "
-                "the task's max_length, or budget.max_length."
+                f"{data_path} has inputs of {meta['max_length']} tokens, but the model of {base_path} reads {longest}: "
+                "lower the task's max_length, or budget.max_length."
             )
 
     def _check_teacher(self) -> None:
@@ -244,8 +251,8 @@ class Run:
         bar = teacher.run["baseline"]["metrics"][teacher.run["metric"]]
         if teacher.score <= bar:
             raise UserError(
-                f"The teacher {teacher.name} on {self.request['task']} scores {teacher.score:.1f} {teacher.run['metric']}, no "
-                f"more than the constant baseline's {bar:.1f}: give it a larger budget, or set allow_weak_teacher: true."
+                f"The teacher {teacher.name} on {self.request['task']} scores {teacher.score:.1f} {teacher.run['metric']}, "
+                f"no more than the constant baseline's {bar:.1f}: give it a larger budget, or set allow_weak_teacher: true."
             )
 
     # --- the record -------------------------------------------------------------------------------------------
@@ -310,7 +317,7 @@ class Run:
     def _finished(self) -> dict | None:
         """Return the record of this very run, if it is there and whole."""
         with contextlib.suppress(UserError, KeyError, TypeError, AttributeError, OSError):
-            done = files.read_json(self.out / "run.json")
+            done = files.read_json(self.out / RECORD)
             whole = all(files.sha256_file(self.out / name) == sha for name, sha in done["files"].items())
             if done["identity"] == self.identity and whole and (self.out / "machine.json").is_file():
                 return done
@@ -344,7 +351,8 @@ class Run:
         if self.device.is_main_process:
             if hasattr(self, "trained") or self.record["scores"] is None:  # a run that is only scored again keeps its times
                 self._write_machine()
-            files.write_json(self.out / "run.json", {**self.record, "identity": self.identity})
+            for name in (RECORD, "run.json"):
+                files.write_json(self.out / name, {**self.record, "identity": self.identity})
             self._clear_checkpoints()
         return self.record
 

@@ -36,8 +36,6 @@ OWN_DATA_SOURCES = ("methods/tasks/files.py",)
 PRETRAINING_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/tasks/base.py", "methods/tasks/demo")
 IMPORT_SOURCES = ("methods/model/encoder.py", "methods/model/anatomy.py", "methods/tasks/base.py", "methods/tasks/hub.py")
 CELL_SOURCES = ("report/__init__.py", "report/__main__.py", "report/evidence", "methods/common", "workflow/schemas")
-# Until the report stands in rooms: the files that make cells.
-CELL_SOURCES += ("report/cells.py", "report/outcomes.py", "report/statistics.py", "report/files.py")
 PAGE_SOURCES = ("report", "methods/common", "workflow/schemas/cell.schema.yaml")
 FINETUNED_SOURCES = ("methods/model/encoder.py", "methods/model/anatomy.py", "methods/tasks/finetuned.py")
 FINETUNED_SOURCES += ("methods/tasks/kinds",)
@@ -236,16 +234,16 @@ class Catalogue:
         return {"base": base, "mirror": self.config["data"]["mirror"], "code": digest(*sources)}
 
     def repositories(self) -> list[dict]:
-        """The hub repositories of this preset, for a mirror: kind, id, revision and the folders needed of each."""
+        """The hub repositories of this preset, for a mirror: type, id, revision and the folders needed of each."""
         found = {}
         for task in self.config["tasks"]:
             entry = self.tasks[task]
             if "files" in entry:
                 continue
-            row = found.setdefault(entry["dataset"], {"kind": "dataset", "revision": entry["revision"], "configs": []})
+            row = found.setdefault(entry["dataset"], {"type": "dataset", "revision": entry["revision"], "configs": []})
             row["configs"].append(entry["config"])
         if self.config["base"]["source"] == "hub":
-            found[self.config["base"]["id"]] = {"kind": "model", "revision": self.config["base"]["revision"]}
+            found[self.config["base"]["id"]] = {"type": "model", "revision": self.config["base"]["revision"]}
         return [{"id": name, **row} for name, row in found.items()]
 
     def require(self, method: str | None, task: str | None) -> None:

@@ -33,7 +33,8 @@ def read(folder: Path, load) -> dict[str, dict]:
             raise UserError(f"{where}: expected a mapping from names to stanzas.")
         for name, stanza in content.items():
             _check_shape(stanza, f"{where}: {name}")
-            stanza.setdefault("family", path.stem)
+            if "like" not in stanza:
+                stanza.setdefault("family", path.stem)
             for made, one in _each(str(name), stanza, f"{where}: {name}"):
                 if made in written:
                     raise UserError(f"{where}: {made} is already a stanza of {written[made][1].partition(':')[0]}.")
@@ -117,7 +118,7 @@ def _in_full(name: str, written: dict, line: tuple[str, ...]) -> dict:
         own = stanza.get(key) or {}
         merged = above[key] | own
         above[key] = {inner: value for inner, value in merged.items() if value is not None}
-    own = {key: value for key, value in stanza.items() if key not in ("recipe", "ancestors", "like", "family")}
+    own = {key: value for key, value in stanza.items() if key not in ("recipe", "ancestors", "like")}
     return {**above, **own}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from methods.common import schedule
 
 _held = []  # the open lock file: it is released when the process ends, however it ends
-QUIET = {"job_info", "job_started", "job_finished", "group_info", "progress", "run_info", "resources_info", "shellcmd"}
+LOG_LINES = 20  # of a failed job
 READING = {"--lint", "--dag", "--rulegraph", "--filegraph", "--d3dag", "--summary", "-S", "--detailed-summary", "-D"}
 READING |= {"--list", "--list-rules", "-l", "--unlock", "--report", "--list-changes", "--archive", "--containerize"}
 
@@ -53,10 +53,27 @@ def silence() -> None:
 
 
 def _matters(record: logging.LogRecord) -> bool:
+    """Return whether Snakemake's line goes to the terminal; a failed job is said in our own, shorter words."""
     event = str(getattr(getattr(record, "event", None), "value", ""))
+    if event == "job_error":
+        print(_failure(record), file=sys.stderr, flush=True)
+        return False
     if record.levelno >= logging.WARNING or "error" in event:
-        return True
-    return event not in QUIET and str(record.msg).startswith(("Nothing to be done", "Complete log", "Elapsed"))
+        return not str(record.msg).startswith("RuleException:\nCalledProcessError")  # the command, some thousand letters
+    return str(record.msg).startswith(("Nothing to be done", "Complete log", "Elapsed"))
+
+
+def _failure(record: logging.LogRecord) -> str:
+    """Return what failed and the end of its log."""
+    words = " ".join(str(value) for value in dict(getattr(record, "wildcards", None) or {}).values())
+    line = f"Failed: {getattr(record, 'rule_name', 'a job')} {words}".rstrip()
+    for log in getattr(record, "log", None) or []:
+        try:
+            last = Path(str(log)).read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+        except OSError:
+            continue
+        line += f". The end of its log, {log}:\n" + "\n".join(f"    {text}" for text in last)
+    return line
 
 
 def start(path: Path, jobs: list, steps: dict[str, int]) -> None:

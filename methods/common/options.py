@@ -1,4 +1,4 @@
-"""The options that a stanza may set: a vocabulary of types, read from the code that takes them and checked without running it.
+"""Options that a stanza may set: a vocabulary of types, read from the code that takes them and checked without running it.
 
 A quantizer's `__init__`, a term, an edit and a paper's `Recipe` annotate their options with the names below. The catalogue
 reads these annotations from the source (`ast`), because it must not import torch, and refuses a wrong recipe in one line
@@ -309,15 +309,11 @@ def quantized_bits(recipe: dict) -> dict[str, int]:
 
 
 def _fixed_bits(kind: str) -> int | None:
-    """The width of a kind that takes no `bits`: its class says `bits = 2`."""
+    """Return the width of a kind that takes no `bits`: its class says `bits = 2`."""
     for path in sorted((ROOT / QUANTIZERS).glob("*.py")):
         for node in tree(path).body:
-            lines = (
-                [line for line in getattr(node, "body", ()) if isinstance(line, ast.Assign)]
-                if isinstance(node, ast.ClassDef)
-                else []
-            )
-            values = {ast.unparse(line.targets[0]): line.value for line in lines}
-            if "kind" in values and values["kind"].value == kind:
-                return values["bits"].value if "bits" in values else None
+            if isinstance(node, ast.ClassDef):
+                values = {ast.unparse(line.targets[0]): line.value for line in node.body if isinstance(line, ast.Assign)}
+                if "kind" in values and values["kind"].value == kind:
+                    return values["bits"].value if "bits" in values else None
     return None

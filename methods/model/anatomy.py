@@ -4,11 +4,12 @@ Edits, pruning, files and inspection speak of words, positions, layers, queries 
 Another encoder of BERT's family is another `Anatomy` in ANATOMIES.
 """
 
-import importlib
 import re
 from dataclasses import dataclass, field
 
 from torch import nn
+
+from methods.model.lean import modelling_file
 
 # Parts of a layer and the matrices that methods compress, as dotted paths below the layer.
 PARTS = {
@@ -45,11 +46,11 @@ class Anatomy:
     segments: bool = True
 
     def config_class(self) -> type:
-        module = importlib.import_module(f"transformers.models.{self.architecture}.configuration_{self.architecture}")
+        module = modelling_file(f"models.{self.architecture}.configuration_{self.architecture}")
         return getattr(module, f"{self.prefix}Config")
 
     def model_class(self, head: str) -> type:
-        module = importlib.import_module(f"transformers.models.{self.architecture}.modeling_{self.architecture}")
+        module = modelling_file(f"models.{self.architecture}.modeling_{self.architecture}")
         return getattr(module, self.prefix + HEADS[head])
 
     def place(self, name: str, depth: int) -> tuple[int, str]:

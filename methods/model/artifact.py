@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.initialization import no_init_weights
 
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, write_sealed
@@ -16,7 +15,9 @@ from methods.kernel.layers import Quantized
 from methods.model.anatomy import ANATOMIES, Anatomy
 from methods.model.edits import WEIGHT_OPTIONS, apply
 from methods.model.encoder import build, known
+from methods.model.lean import modelling_file
 
+no_init_weights = modelling_file("initialization").no_init_weights
 FORMAT = 4  # of the description in a file's header
 PARTS = (".codes", ".step", ".values", ".bitmap")  # what a packed weight is stored as, behind its name
 DESCRIPTION = 400  # bytes that a header grows by, about, for a weight that is stored sparse

@@ -11,9 +11,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
-from transformers.masking_utils import AttentionMaskInterface, eager_mask
-from transformers.modeling_utils import AttentionInterface
 
 from methods.common.options import Count, Quantizer, Share, Whole
 from methods.kernel import layers as kernel_layers
@@ -30,7 +27,12 @@ from methods.kernel.layers import (
 )
 from methods.model import anatomy as anatomies
 from methods.model.anatomy import anatomy
+from methods.model.lean import modelling_file
 
+ACT2FN = modelling_file("activations").ACT2FN
+AttentionInterface = modelling_file("modeling_utils").AttentionInterface
+AttentionMaskInterface = modelling_file("masking_utils").AttentionMaskInterface
+eager_mask = modelling_file("masking_utils").eager_mask
 WEIGHT_OPTIONS = ("weights", "embeddings", "positions", "by")  # a model has no use for them once it has its weights
 SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
 

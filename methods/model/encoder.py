@@ -111,7 +111,8 @@ def known(config: dict) -> dict:
     """The architecture alone: no paths, versions or heads of whoever saved it."""
     keys = (
         "model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range layer_norm_eps pad_token_id"
+        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range "
+        "layer_norm_eps pad_token_id"
     )
     return {key: config[key] for key in keys.split() if key in config}
 

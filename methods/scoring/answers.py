@@ -1,7 +1,7 @@
-"""From the start and end logits of sliding windows to answers, cut from the original text.
+"""Answers cut from the original text, from the start and end logits of sliding windows.
 
-The logits of token 0 ([CLS]) stand for "no answer". Every other candidate is a span of context tokens in one
-window; the text between its first and last character is the answer as it stands in the context.
+The logits of token 0 ([CLS]) mean "no answer". Every other candidate is a span of context tokens in one
+window; the text between its first and last character is the answer as the context has it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ _LIMIT = 1e30
 
 
 class Windows(NamedTuple):
-    """What every token of every window stands for.
+    """The example and the characters of every token of every window.
 
     `example` (W,) is the index of the window's example; `offsets` (W, S, 2), or one (length, 2) array per
     window, are the first and one-past-last character of each token in the context, (-1, -1) for tokens
@@ -48,12 +48,12 @@ def decode(
     max_answer_tokens: int = 30,
     null_threshold: float | None = None,
 ) -> dict[str, Answer]:
-    """The answer of each example, by id, from logits (W, S) or one array per window.
+    """Return the answer of each example, by id, from logits (W, S) or one array per window.
 
     In each window the `n_best` starts meet the `n_best` ends; the pair with the highest sum of logits that is
     in order and at most `max_answer_tokens` long is the window's span, and the best of its windows is the
     example's. Ties go to the first window, the earliest start, the shortest span. The null score of an
-    example is the least over its windows, since every window without the answer believes in none.
+    example is the least over its windows, since a window without the answer scores none high.
 
     With a `null_threshold` the text is empty where the null difference is above it. An example without any
     possible span answers "" with the null score as its score.
@@ -87,7 +87,7 @@ def log_mass(
     *,
     max_answer_tokens: int = 30,
 ) -> dict[str, float]:
-    """The log of the sum of exp(score) over every span that an example's windows allow; -inf where there is none.
+    """Return the log of the sum of exp(score) over every span that an example's windows allow; -inf where there is none.
 
     The difference between an answer's score and this is the log of the answer's probability among all spans.
     """

@@ -19,13 +19,13 @@ import numpy as np
 
 
 def accuracy(predictions, references) -> float:
-    """Share of equal labels. Most runs need nothing else, so this one needs no library."""
+    """Return the share of equal labels. Most runs need nothing else, so this one needs no library."""
     predictions, references = _paired(predictions, references)
     return _percent(np.mean(predictions == references)) if _usable(predictions) else 0.0
 
 
 def f1(predictions, references) -> float:
-    """F1 of the positive class, which is label 1."""
+    """Return the F1 of the positive class, which is label 1."""
     predictions, references = _paired(predictions, references)
     hits = (predictions == 1) & (references == 1)
     if not _usable(predictions) or not hits.any():
@@ -36,7 +36,7 @@ def f1(predictions, references) -> float:
 
 
 def matthews(predictions, references) -> float:
-    """Matthews correlation of two or more classes."""
+    """Return the Matthews correlation of two or more classes."""
     predictions, references = _paired(predictions, references)
     if not _usable(predictions) or _constant(predictions) or _constant(references):
         return 0.0
@@ -46,12 +46,12 @@ def matthews(predictions, references) -> float:
 
 
 def pearson(predictions, references) -> float:
-    """Linear correlation."""
+    """Return the linear correlation."""
     return _correlation("pearsonr", predictions, references)
 
 
 def spearman(predictions, references) -> float:
-    """Rank correlation; equal values share their mean rank."""
+    """Return the rank correlation; equal values share their mean rank."""
     return _correlation("spearmanr", predictions, references)
 
 
@@ -76,17 +76,17 @@ REGRESSION = {"pearson": pearson, "spearman": spearman}
 
 
 def classification(names: Iterable[str], predictions, references) -> dict[str, float]:
-    """The named scores of predicted class indices."""
+    """Return the named scores of predicted class indices."""
     return _scores(CLASSIFICATION, names, predictions, references)
 
 
 def regression(names: Iterable[str], predictions, references) -> dict[str, float]:
-    """The named scores of predicted values."""
+    """Return the named scores of predicted values."""
     return _scores(REGRESSION, names, predictions, references)
 
 
 def majority(references, names: Iterable[str], constant: float) -> dict[str, float]:
-    """The named scores of a model that always says `constant`: the bar that a trained model has to clear.
+    """Return the named scores of a model that always returns `constant`: the bar that a trained model has to clear.
 
     For classification, `constant` is the most frequent label of the *training* rows: a baseline must not
     look at the labels that it is scored on.
@@ -134,15 +134,15 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(text: str) -> str:
-    """The form in which answers are compared: lower case, no ASCII punctuation, articles or extra space."""
+    """Return the form in which answers are compared: lower case, no ASCII punctuation, articles or extra space."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
 
 
 def overlap(prediction: str, gold: str) -> tuple[float, float]:
-    """F1 over the words, each counted as often as it occurs, and exact match, as fractions.
+    """Return F1 over the words, each counted as often as it occurs, and exact match, as fractions.
 
-    Two answers of which nothing is left agree entirely, so that F1 is never below exact match (SQuAD v2 and
-    torchmetrics say so too; the official v1.1 script gives F1 0 here, and 3 of the 10,570 dev questions have
+    Two answers of which nothing is left agree entirely, so that F1 is never below exact match (as in SQuAD v2 and
+    torchmetrics; the official v1.1 script gives F1 0 here, and 3 of the 10,570 dev questions have
     such a gold).
     """
     prediction, gold = normalise(prediction), normalise(gold)
@@ -154,12 +154,12 @@ def overlap(prediction: str, gold: str) -> tuple[float, float]:
 
 
 def squad(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """SQuAD v1.1: each answer counts with its best gold."""
+    """Return the scores of SQuAD v1.1: each answer counts with its best gold."""
     return {name: _percent(values.mean()) for name, values in squad_questions(predictions, references).items()}
 
 
 def squad_questions(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    """F1 and exact match of each question, as fractions in the order of `references`: `squad` gives their means."""
+    """Return F1 and exact match of each question, as fractions in the order of `references`: `squad` gives their means."""
     _check_ids(references, predictions=predictions)
     for key, golds in references.items():
         if not golds:
@@ -173,9 +173,9 @@ def squad2(
     null_scores: Mapping[str, float],
     threshold: float = 0.0,
 ) -> dict[str, float]:
-    """SQuAD v2, where a question without golds has no answer and scores 1 for the empty answer only.
+    """Return the scores of SQuAD v2, where a question without golds has no answer and scores 1 for the empty answer only.
 
-    `predictions` are the best *non-empty* answers and `null_scores` say how much more the model believes in
+    `predictions` are the best *non-empty* answers and `null_scores` tell how much higher the model scores
     "no answer" (null score minus score of that answer). The answer is emptied where this difference is above
     the threshold: strictly above, so that a threshold which equals a difference keeps that answer. Emptying
     here and not before is what lets `best_f1` and `best_exact` look at every threshold; the thresholds they
@@ -205,13 +205,13 @@ def squad2_questions(
     null_scores: Mapping[str, float],
     threshold: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """F1 and exact match of each question, as fractions in the order of `references`: `squad2` gives their means."""
+    """Return F1 and exact match of each question, as fractions in the order of `references`: `squad2` gives their means."""
     answerable, differences, kept = _squad2(predictions, references, null_scores)
     return {name: np.where(differences > threshold, ~answerable, values) for name, values in kept.items()}
 
 
 def _squad2(predictions: Mapping, references: Mapping, null_scores: Mapping) -> tuple:
-    """Of each question: whether it has an answer, its null difference, and its scores if its answer is kept."""
+    """For each question: whether it has an answer, its null difference, and its scores if its answer is kept."""
     _check_ids(references, predictions=predictions, null_scores=null_scores)
     answerable = np.array([len(golds) > 0 for golds in references.values()])
     differences = np.array([null_scores[key] for key in references], dtype=np.float64)

@@ -1,1 +1,1 @@
-"""Making a task's data: rows from the hub, a mirror or the generator, tokenised once into a task file."""
+"""Tasks: rows from the hub, a mirror, the generator or a user's files, encoded once into a task file by the task's kind."""

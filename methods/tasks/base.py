@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers.modeling_outputs import MaskedLMOutput
-from transformers.models.bert.configuration_bert import BertConfig
-from transformers.models.bert.modeling_bert import BertForMaskedLM
 
 from methods.common import interrupt
 from methods.common.files import canonical, lock, sha256
 from methods.model.anatomy import anatomy, layers
 from methods.model.encoder import Base, build, import_base, wordpiece, write_base
+from methods.model.lean import modelling_file
 from methods.tasks import demo, finetuned, hub, losses
 from methods.tasks.data import Split, pack
 from methods.training.checkpoints import Checkpoints
@@ -24,11 +22,15 @@ from methods.training.objective import Objective
 from methods.training.recipe import Optimization, Pass, Stage
 from methods.training.trainer import Trainer, forward
 
+BertConfig = modelling_file("models.bert.configuration_bert").BertConfig
+BertForMaskedLM = modelling_file("models.bert.modeling_bert").BertForMaskedLM
+MaskedLMOutput = modelling_file("modeling_outputs").MaskedLMOutput
+
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 HELD_OUT = 0.02  # of the text, to tell how well masked words are guessed
 
-# A micro-BERT that reads for a minute learns to compare two texts only from a start that leans that way (ours, tried):
-# queries equal keys, so that attention begins by looking for the same word, and positions speak more softly than words.
+# In a minute of pre-training a micro-BERT learns to compare two texts only from a start that favours it (ours, tried):
+# queries equal keys, so that attention begins by looking for the same word, and positions weigh less than words.
 SPREAD, MATCHING, POSITIONS = 0.04, 0.1, 0.3
 # Of the hidden words most become [MASK], some a random word, and the rest stay. BERT takes 0.8 and 0.1; so short a
 # training needs more words in plain sight.
@@ -49,7 +51,7 @@ def make(out: Path, request: dict) -> None:
 
 
 def pretrain(base: dict, out: Path, identity: str) -> Base:
-    """Masked-word pre-training as BERT's (Devlin et al. 2019, section 3.1), on the demo's generated text."""
+    """Return a micro-BERT pre-trained on masked words of generated text, as BERT (Devlin et al. 2019, section 3.1)."""
     interrupt.listen()
     torch.set_num_threads(base["threads"])
     device, _, _ = open_device("fp32")
@@ -127,7 +129,7 @@ class MaskedWords(BertForMaskedLM):
 
 @dataclass(frozen=True)
 class OnDemand:
-    """Scores of all words, worked out at the places that are looked up."""
+    """Scores of all words, computed at the places that are looked up."""
 
     hidden: torch.Tensor  # (B, S, H)
     head: torch.nn.Module
@@ -146,13 +148,13 @@ def lean_to_matching(model) -> None:
 
 
 def pieces(words: list[str]) -> list[str]:
-    """The words, and letters and digits in both positions, so that text from outside is spelled and not unknown."""
+    """Return the words, and letters and digits in both positions, so that text from outside is spelled and not unknown."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     return list(dict.fromkeys([*words, *letters, *(f"##{letter}" for letter in letters)]))
 
 
 def masked(texts, tokenizer: Tokenizer, base: dict) -> dict[str, Split]:
-    """Rows with words hidden, once and for all (Devlin et al. 2019, appendix A.1); a share is held out."""
+    """Return rows with words hidden, once and for all (Devlin et al. 2019, appendix A.1); a share is held out."""
     encodings = tokenizer.encode_batch([(a, b) if b else a for a, b in texts])
     random = np.random.default_rng(base["seed"])
     mask, words = tokenizer.token_to_id("[MASK]"), tokenizer.get_vocab_size()

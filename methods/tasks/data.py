@@ -112,7 +112,7 @@ def load(path: Path) -> TaskData:
 
 
 def flatten(name: str, split: Split) -> dict[str, np.ndarray]:
-    """A split as arrays for a sealed file; `unflatten` is its inverse."""
+    """Return a split as arrays for a sealed file; `unflatten` is its inverse."""
     arrays = {
         "ids": split.ids,
         "ends": split.ends,
@@ -134,14 +134,14 @@ def unflatten(parts: dict[str, np.ndarray]) -> Split:
 
 
 def pack(rows: list[list[int]], first: list[int], **rest) -> Split:
-    """A split from one list of token ids for each row."""
+    """Return a split from one list of token ids for each row."""
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     ids = np.fromiter((token for row in rows for token in row), np.int32, int(ends[-1]) if rows else 0)
     return Split(ids, ends, np.asarray(first, np.int32), **rest)
 
 
 def shuffled(split: Split, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """One epoch of batches (row numbers), a pure function of seed and epoch.
+    """Return one epoch of batches (row numbers), a pure function of seed and epoch.
 
     Rows are shuffled, sorted by length within pools of some batches, and the batches are shuffled again: neighbours
     in a batch have similar lengths, whatever the padding. The last, smaller batch is kept.
@@ -157,7 +157,7 @@ def shuffled(split: Split, batch_size: int, seed: int, epoch: int) -> list[np.nd
 
 
 def in_order(split: Split, batch_size: int) -> Iterator[np.ndarray]:
-    """Batches for scoring, by length: the same for every method and every number of processes."""
+    """Yield batches for scoring, by length: the same for every method and every number of processes."""
     order = np.argsort(split.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

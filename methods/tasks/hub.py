@@ -1,7 +1,7 @@
 """Rows and models from the Hugging Face hub, or from a mirror: a folder of plain copies of hub repositories.
 
-Both go through the same calls with the same pinned revision. A machine without network learns so at once, because the
-hub is tried once, with a short timeout, before a library is asked that would retry for half a minute.
+Both go through the same calls with the same pinned revision. The hub is tried once, with a short timeout, before the library
+that would retry for half a minute, so that a machine without network fails at once.
 """
 
 import os
@@ -27,7 +27,7 @@ NEARLY_SUM = re.compile(r"[0-9a-fA-F]{56,72}")  # a digit too few or too many; a
 
 
 def reachable() -> bool:
-    """Whether the hub answers within a few seconds; proxies of the environment are honoured."""
+    """Return whether the hub answers within a few seconds; proxies of the environment are honoured."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
     request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
@@ -41,7 +41,7 @@ def reachable() -> bool:
 
 
 def locate(repository: str, mirror: str | None) -> Path | None:
-    """The repository's folder in the mirror; None where no mirror is set and it has to come from the hub."""
+    """Return the repository's folder in the mirror; None where no mirror is set and it has to come from the hub."""
     if mirror is None:
         folder = DEFAULT_MIRROR / repository
         return folder if folder.is_dir() else None
@@ -56,13 +56,13 @@ def locate(repository: str, mirror: str | None) -> Path | None:
 
 
 def rows(entry: dict, mirror: str | None) -> dict[str, dict[str, list]]:
-    """Split name -> column name -> values, read at the pinned revision and checked against the task's entry."""
+    """Return split name -> column name -> values, read at the pinned revision and checked against the task's entry."""
     folder = locate(entry["dataset"], mirror)
     where = f"{entry['dataset']} ({entry['config']})"
     if folder:
         check_files(folder, entry["config"])
     elif not reachable():
-        os.environ["HF_HUB_OFFLINE"] = "1"  # what an earlier command left in the cache can still be used
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the cache of an earlier command can still be used
     if folder:
         os.environ["HF_HUB_OFFLINE"] = "1"
     from datasets import disable_progress_bars, load_dataset  # after the switch above, which it reads once
@@ -81,7 +81,7 @@ def rows(entry: dict, mirror: str | None) -> dict[str, dict[str, list]]:
             reason = " ".join(str(error).split())[:200]
             if folder:
                 raise UserError(f"{where} in {folder} cannot be read ({reason}): copy it from the hub again.") from None
-            raise UserError(f"{where} cannot be had: {_no_hub()} [{type(error).__name__}: {reason}]") from None
+            raise UserError(f"{where} cannot be fetched: {_no_hub()} [{type(error).__name__}: {reason}]") from None
         splits = {}
         for name in entry["rows"]:
             if name not in loaded:
@@ -111,7 +111,9 @@ def check_files(folder: Path, below: str = "") -> None:
             continue
         expected = known.get(path.relative_to(folder).as_posix())
         if expected and sha256_file(path) != expected:
-            raise UserError(f"{path} is damaged (its SHA-256 is not the one the mirror states): copy it from the hub again.")
+            raise UserError(
+                f"{path} is damaged (its SHA-256 is not the one that the mirror lists): copy it from the hub again."
+            )
         if path.suffix == ".parquet":
             try:
                 pyarrow.parquet.read_table(path, page_checksum_verification=True)
@@ -157,7 +159,7 @@ def _sums(path: Path) -> dict[str, str]:
 
 
 def model_files(base: dict, mirror: str | None) -> Path:
-    """Folder with the base model's files: a local folder, the mirror, the hub, or a Python package that carries them."""
+    """Return the folder of the base model's files: a local one, the mirror's, the hub's, or that of a Python package."""
     if base["source"] == "folder":
         folder = Path(base.get("path", ""))
         if not base.get("path") or not folder.is_dir():
@@ -175,8 +177,8 @@ def model_files(base: dict, mirror: str | None) -> Path:
     if base.get("package"):
         return _from_package(base["package"])
     if mirror is not None:
-        locate(base["id"], mirror)  # says what is missing where
-    raise UserError(f"{base['id']} cannot be had: {_no_hub()}")
+        locate(base["id"], mirror)  # raises a line with the missing path
+    raise UserError(f"{base['id']} cannot be fetched: {_no_hub()}")
 
 
 def _download(repository: str, **what) -> Path:
@@ -190,7 +192,7 @@ def _download(repository: str, **what) -> Path:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{repository} cannot be copied from the hub ({type(error).__name__}: {reason}): run the same command again; "
-            "what was copied is kept."
+            "copied files are kept."
         ) from None
 
 
@@ -225,7 +227,7 @@ def _download_wheel(requirement: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", scratch, requirement]
         if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
-            raise UserError(f"The base model cannot be had: {_no_hub()} [pip could not fetch {requirement} either]")
+            raise UserError(f"The base model cannot be fetched: {_no_hub()} [pip could not fetch {requirement} either]")
         wheel = next(Path(scratch).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(Path(scratch) / "unpacked")
@@ -240,10 +242,10 @@ def prefetch(repositories: list[dict], mirror: str | None) -> list[Path]:
     for repository in repositories:
         folder = Path(mirror or DEFAULT_MIRROR) / repository["id"]
         configs = [f"{config}/*" for config in repository.get("configs", [])]
-        patterns = ["README.md", *configs] if repository["kind"] == "dataset" else list(MODEL_FILES)
+        patterns = ["README.md", *configs] if repository["type"] == "dataset" else list(MODEL_FILES)
         _download(
             repository["id"],
-            repo_type=repository["kind"],
+            repo_type=repository["type"],
             revision=repository["revision"],
             local_dir=folder,
             allow_patterns=patterns,

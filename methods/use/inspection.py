@@ -1,4 +1,4 @@
-"""What a model file says of itself: where it comes from, how large it is and why, and on which grids its weights lie."""
+"""The description of a model file: its origin, its size by group, and the grids of its weights."""
 
 from math import prod
 from pathlib import Path
@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 def facts(path: Path) -> dict:
-    """Everything, for machines: the description in the header, the sizes, and each packed matrix by its name."""
+    """Return all facts as JSON data: the description in the header, the sizes, and each packed matrix by its name."""
     arrays, meta = artifact.read(path)
     description = {key: value for key, value in meta.items() if key not in ("packed", "status")}
     layers = {name: {**entry, **_step(arrays.get(f"{name}.step"))} for name, entry in meta["packed"].items()}
@@ -23,12 +23,12 @@ def facts(path: Path) -> dict:
 
 
 def _step(steps: np.ndarray | None) -> dict:
-    """The range of a matrix's steps; nothing of one that is sparse, but on no grid."""
+    """The range of a matrix's steps; empty for a sparse matrix that is on no grid."""
     return {} if steps is None else {"step": {"min": float(steps.min()), "max": float(steps.max()), "count": steps.size}}
 
 
 def page(found: dict, layers: bool) -> str:
-    """The same for people: aligned, and no wider than a terminal of 80 columns."""
+    """Return the facts as aligned text, no wider than 80 columns."""
     parts = [found["file"], _provenance(found), _sizes(found["size"]), _groups(found["size"])]
     if layers:
         parts.append(_layers(found["layers"]) if found["layers"] else "No matrix is packed.")
@@ -64,7 +64,7 @@ def _edit(edit: dict) -> str:
 
 
 def _option(value) -> str:
-    """A quantizer's stanza in brackets, its kind first: `(asymmetric, bits 8)`. Of a list, how long it is."""
+    """A quantizer's stanza in brackets, its kind first: `(asymmetric, bits 8)`. A list is shown by its length."""
     if isinstance(value, list):
         return f"({len(value)})"
     if not isinstance(value, dict):
@@ -107,7 +107,7 @@ def _range(step: dict) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    """Columns as wide as they need to be; the first starts at the left, the others end at the right."""
+    """A table with the first column aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     sides = "<" + ">" * (len(head) - 1)
     return "\n".join(

@@ -55,8 +55,7 @@ class Predictor:
             outputs = predict(self.model, split, accelerator=self.accelerator, exact=True, **shape)
         except Diverged:
             raise UserError(
-                f"{self.path} returns numbers that are not finite for these texts: its weights or ranges are broken; make "
-                "its run again."
+                f"{self.path} returns numbers that are not finite for these texts: make its run again."
             ) from None
         return self.kind.answers(self.meta, split, outputs)
 

@@ -124,7 +124,7 @@ def cell_of(runs: list[Run], primary: str, about: dict, overrides: dict, packed_
 
 
 def command(method: str, task: str, preset: str, overrides: dict) -> str:
-    """Return the command that makes a cell again, quoted for a shell; the target comes first, as Snakemake's options are greedy."""
+    """Return the command that makes a cell again, quoted for a shell; `--config` takes all that follows it."""
     settings = {key: value for key, value in overrides.items() if key != "preset"}
     if preset != DEFAULT_PRESET:
         settings = {"preset": preset} | settings

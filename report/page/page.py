@@ -272,7 +272,7 @@ def _place(evidence: Evidence, names: Names, method: str, task: str) -> tuple[st
 
 
 def _cell(evidence: Evidence, names: Names, cell: dict, entries: dict[tuple, Entry]) -> dict:
-    method, task, measured = cell["request"]["method"], cell["request"]["task"], cell["measured"]
+    method, task = cell["request"]["method"], cell["request"]["task"]
     main = evidence.score(method, task, cell["request"]["primary"]).summary
     resumed = sum(of_run["machine"]["resumed"] for of_run in cell["ran_on"]["volatile"]["machines"])
     return {

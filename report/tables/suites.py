@@ -239,9 +239,10 @@ def _marked(evidence: Evidence, entries: dict, protocol: str, usual_n: int | Non
         if difference := evidence.score(method, task, protocol).difference:
             tests[method, task, "reference"] = difference.p
         top = best.get((budget(board, method), task))
-        if top and top is not entry and not entry.diverged:
-            if difference := evidence.pair(method, top.method, task, protocol):
-                tests[method, task, "best"] = difference.p
+        if top is None or top is entry or entry.diverged:
+            continue
+        if difference := evidence.pair(method, top.method, task, protocol):
+            tests[method, task, "best"] = difference.p
     corrected = dict(zip(tests, statistics.holm(tests.values()), strict=True))
 
     def marked(method: str, task: str, entry: Entry) -> Entry:

@@ -41,7 +41,10 @@ def test_a_narrow_model_computes_what_the_whole_one_does_without_the_other_parts
 def test_importance_equals_the_slope_of_the_loss_by_a_factor_on_each_part(kind):
     """A factor of 1 on every head's output, and finite differences in it; neurons by their definition, one by one."""
     model, batches = model_of(kind).double(), [batch_of(kind, seed=seed) for seed in (1, 2)]
-    batches = [{name: x.double() if name == "labels" and x.is_floating_point() else x for name, x in batch.items()} for batch in batches]
+    batches = [
+        {name: x.double() if name == "labels" and x.is_floating_point() else x for name, x in batch.items()}
+        for batch in batches
+    ]
     heads, neurons = dynabert.importance(model, batches)
     assert heads.shape == (2, 4)
     assert neurons.shape == (2, 32)

@@ -1,12 +1,18 @@
 """The demo's base model: what is hidden of a text, and a head that scores hidden words only."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertForMaskedLM
 
-from methods.model.encoder import wordpiece
+from methods import fp32
+from methods import run as harness
+from methods.common.errors import UserError
+from methods.model.encoder import wordpiece, write_base
 from methods.tasks import base
 from tests.fixtures.world import CONFIG, WORDS
 
@@ -16,6 +22,28 @@ TEXTS = [("the film was very good .", "a fine story ."), ("dog", None), ("where 
 
 def masked(share: float) -> dict:
     return base.masked(TEXTS, Tokenizer.from_str(wordpiece(VOCABULARY)), {"seed": 0, "masked": share})
+
+
+@pytest.mark.parametrize("what", ["tokenizer", "length"])
+def test_a_base_that_does_not_fit_the_data_is_refused_before_training(
+    tmp_path, base, sst2_path, write_task, run_request, what
+):
+    data_path, other = sst2_path, base
+    if what == "tokenizer":
+        other = dataclasses.replace(base, tokenizer=wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *reversed(WORDS)]))
+        line = r"sst2\.safetensors was made with another tokenizer than that of .*base\.safetensors: make the data again"
+    else:
+        rows = {"sentence": ["good film"], "label": [1]}
+        data_path = write_task("sst2", {"train": rows, "validation": rows}, max_length=64)
+        other = dataclasses.replace(base, config={**CONFIG, "max_position_embeddings": 32})
+        line = r"has inputs of 64 tokens, but the model of .* reads 32: lower the task's max_length"
+    write_base(tmp_path / "base.safetensors", other)
+    with pytest.raises(UserError, match=line) as error:
+        harness.run(
+            run_request, fp32, tmp_path / "run", data_path=data_path, base_path=tmp_path / "base.safetensors", ancestors={}
+        )
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run/run.json").exists()
 
 
 def test_hidden_words_are_remembered_and_the_others_stay():

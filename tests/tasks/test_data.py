@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import socket
 import threading
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -157,6 +158,50 @@ def test_a_flipped_byte_is_found_where_the_mirror_states_sums(mirror):
         rte(mirror)
 
 
+@pytest.mark.parametrize("spelling", ["{sum}  {file}", "{SUM} *{file}", "# sums\n\n{sum}  ./{file}", "| `{file}` | {SUM} |"])
+def test_sums_are_read_in_every_usual_spelling(mirror, spelling):
+    folder = mirror / "nyu-mll/glue"
+    file, digest = "rte/validation-00000-of-00001.parquet", "ab" * 32
+    line = spelling.format(file=file, sum=digest, SUM=digest.upper())
+    if spelling.startswith("|"):
+        with open(folder / "README.md", "a") as readme:
+            readme.write(line)
+    else:
+        (folder / "SHA256SUMS").write_text(line)
+    assert hub.checksums(folder) == {file: digest}
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("ab" * 31 + "a  rte/x.parquet", r"SHA256SUMS, line 1: 'abab.*' is no SHA-256 of 64 digits and a file"),
+        ("ab" * 32 + "  x.txt\n" + "ab" * 32, r"SHA256SUMS, line 2: .* is no SHA-256 of 64 digits and a file"),
+        ("SHA256 (x.txt) = " + "ab" * 32, "SHA256SUMS, line 1: .* write it anew with `sha256sum`"),
+        (b"\x80\xff\x00", "SHA256SUMS is no text file: write it anew with `sha256sum`, or delete it"),
+        ("a" * 400_000, "SHA256SUMS, line 1: 'a{40}' is no SHA-256"),
+    ],
+)
+def test_sums_that_cannot_be_read_are_one_line_and_never_skipped(mirror, content, line):
+    (mirror / "nyu-mll/glue/SHA256SUMS").write_bytes(content if isinstance(content, bytes) else content.encode())
+    began = time.monotonic()
+    with pytest.raises(UserError, match=line) as error:
+        rte(mirror)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert time.monotonic() - began < 2
+
+
+def test_a_long_line_or_a_digit_too_few_in_a_readme(mirror):
+    readme = mirror / "nyu-mll/glue/README.md"
+    text = readme.read_text()
+    readme.write_bytes(text.encode() + b"w" * 400_000 + b" \xff a.b/" * 20_000)
+    began = time.monotonic()
+    assert hub.checksums(readme.parent) == {}
+    assert time.monotonic() - began < 1
+    readme.write_text(f"{text}| x.parquet | {'ab' * 31}a |\n")
+    with pytest.raises(UserError, match=r"README\.md: abab.* of x\.parquet is no SHA-256 of 64 digits"):
+        rte(mirror)
+
+
 def test_a_missing_column_is_named(mirror):
     table = pa.table({"sentence1": ["a"], "label": [0]})
     for split in ("train", "validation"):
@@ -166,8 +211,6 @@ def test_a_missing_column_is_named(mirror):
 
 
 def test_without_network_and_mirror_there_is_one_line_at_once(tmp_path, monkeypatch):
-    import time
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
@@ -196,7 +239,7 @@ def test_a_hub_that_breaks_off_is_asked_once(tmp_path, monkeypatch):
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(UserError, match="The hub cannot be reached"):
-            hub.prefetch([{"id": "a/b", "kind": "model", "revision": "0" * 40}], str(tmp_path))
+            hub.prefetch([{"id": "a/b", "type": "model", "revision": "0" * 40}], str(tmp_path))
         assert len(asked) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -217,7 +260,7 @@ def test_what_goes_wrong_while_copying_is_one_line(tmp_path, monkeypatch, mishap
     monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(expected[0], match=expected[1]):
-        hub.prefetch([{"id": "a/b", "kind": "model", "revision": "0" * 40}], str(tmp_path))
+        hub.prefetch([{"id": "a/b", "type": "model", "revision": "0" * 40}], str(tmp_path))
 
 
 def test_prefetch_writes_sums_that_the_reader_checks(tmp_path, monkeypatch):
@@ -231,7 +274,7 @@ def test_prefetch_writes_sums_that_the_reader_checks(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    (folder,) = hub.prefetch([{"id": "a/b", "kind": "model", "revision": "0" * 40}], str(tmp_path / "m"))
+    (folder,) = hub.prefetch([{"id": "a/b", "type": "model", "revision": "0" * 40}], str(tmp_path / "m"))
     base = {"source": "hub", "id": "a/b", "revision": "0" * 40}
     assert hub.model_files(base, str(tmp_path / "m")) == folder
     (folder / "config.json").write_text("{ }")

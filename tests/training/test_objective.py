@@ -208,7 +208,13 @@ def batch_of(kind: str) -> dict:
         "numbers": {"labels": torch.tensor([0.5, 4.0])},
         "spans": {"start": torch.tensor([1, 2]), "end": torch.tensor([2, 3])},
     }[kind]
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids), "kind": kinds.of(KINDS[kind][0]), **targets}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": torch.zeros_like(ids),
+        "kind": kinds.of(KINDS[kind][0]),
+        **targets,
+    }
 
 
 def value(term: str, student, teacher, batch) -> torch.Tensor:

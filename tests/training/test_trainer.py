@@ -24,9 +24,7 @@ from methods.training.recipe import Optimization, Pass, Stage
 from methods.training.trainer import Trainer
 from tests.fixtures.world import loader, without_dropout
 
-OPTIMIZATION = Optimization(
-    optimizer="adamw", epochs=2, lr=1e-3, batch_size=8, warmup=0.1, weight_decay=0.01, clip="global"
-)
+OPTIMIZATION = Optimization(optimizer="adamw", epochs=2, lr=1e-3, batch_size=8, warmup=0.1, weight_decay=0.01, clip="global")
 
 
 def stage(name: str = "labels", on_step=None, **changes) -> Stage:

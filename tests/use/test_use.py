@@ -12,8 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from report.cells import make_cell
-from report.outcomes import unpack
 from safetensors.numpy import save_file
 from transformers.models.bert.configuration_bert import BertConfig
 
@@ -26,6 +24,9 @@ from methods.model.encoder import bert, wordpiece, write_base
 from methods.tasks import demo, encode
 from methods.use import inspection
 from methods.use.prediction import Predictor
+from report.evidence.cells import make_cell
+from report.evidence.outcomes import unpack
+from tests.fixtures.runs import ABOUT
 from tests.fixtures.world import CONFIG
 from workflow import catalogue
 
@@ -242,6 +243,17 @@ def test_predict_works_in_a_pipe_and_imports_no_library_of_data_sets(world):
     assert json.loads(done.stdout)["label"] in ("negative", "positive")
 
 
+def test_outputs_that_are_not_finite_are_one_line(world):
+    predictor = Predictor(model_of(world("sst2")))
+    with torch.no_grad():
+        predictor.model.classifier.bias[0] = float("inf")
+    with pytest.raises(
+        UserError, match=r"last\.safetensors returns numbers that are not finite .*: make its run again"
+    ) as error:
+        predictor([("a text",)])
+    assert "\n" not in str(error.value)
+
+
 # --- inspect ------------------------------------------------------------------------------------------------
 
 
@@ -326,6 +338,6 @@ def test_a_run_keeps_each_questions_scores_and_its_cell_takes_them_over(world, t
             values = stored[f"{protocol}.validation.{metric}"]
             assert (values.dtype, values.shape) == (np.float32, stored[f"{protocol}.validation.ids"].shape)
             assert 100 * values.mean() == pytest.approx(scores["metrics"][metric], abs=1e-4)
-    kept = unpack(make_cell([folder], "last")["measured"]["outcomes"])
+    kept = unpack(make_cell([folder], "last", ABOUT)["measured"]["outcomes"])
     assert (kept.kind, kept.examples) == ("scores", ROWS["validation"])
     assert kept.predictions["last"][1].tolist() == stored["last.validation.f1"].tolist()

@@ -86,7 +86,7 @@ onstart:
     jobs = list(workflow.dag.needrun_jobs())
     runs = [(job.wildcards.method, job.wildcards.task, job.wildcards.seed) for job in jobs if job.rule.name == "run"]
     steps = {"/".join(run): CATALOGUE.steps(run[0], run[1]) for run in runs}
-    terminal.start(Path(f"results/{PRESET}/progress.json"), jobs, steps)
+    terminal.start(Path(PLAN), jobs, steps)
 
 
 onsuccess:

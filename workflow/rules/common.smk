@@ -13,6 +13,7 @@ if terminal.executes(workflow):
 
 PRESET = CATALOGUE.config["preset"]
 PAGE = f"report/html/{PRESET}"
+PLAN = f"results/{PRESET}/progress.json"
 
 
 pathvars:

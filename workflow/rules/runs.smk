@@ -82,12 +82,13 @@ rule run:
     params:
         request=lambda wildcards: catalogues.dump(CATALOGUE.request(wildcards.method, wildcards.task, int(wildcards.seed))),
         ancestors=ancestor_options,
+        plan=PLAN,
     message:
         "Run of {wildcards.method} on {wildcards.task}, seed {wildcards.seed}"
     shell:
         ": > {log:q}; python -m methods run --request {params.request:q} --data {input.data:q} --base {input.base:q}"
         " {params.ancestors} --processes {resources.processes} --checkpoint-seconds {resources.checkpoint_seconds}"
-        " --out $(dirname {output:q}) --plan <work>/progress.json 2>> {log:q} | tee -a {log:q}"
+        " --out $(dirname {output:q}) --plan {params.plan:q} 2>> {log:q} | tee -a {log:q}"
 
 
 rule prefetch:

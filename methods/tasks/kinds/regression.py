@@ -31,7 +31,7 @@ class Regression(Classification):
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number) or abs(number) > np.finfo(np.float32).max:
+        if not math.isfinite(number) or abs(number) > float(np.finfo(np.float32).max):
             raise ValueError(f"label {value!r:.40} is no finite number")
         if not _inside(number, entry):
             raise ValueError(f"label {value!r:.40} is out of range: write {_range(entry)}")
