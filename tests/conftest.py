@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import methods
 from methods.model.encoder import Base, build, wordpiece, write_base
 from methods.tasks import data, encode
 from tests.fixtures import runs_of_methods, world
@@ -92,3 +93,9 @@ def run_method(base_path, wide, sst2_path, tmp_path_factory) -> runs_of_methods.
 def run_request() -> dict:
     """The request of a short run of fp32 on the tiny task."""
     return runs_of_methods.request("fp32", budget={"epochs_scale": 2, "evaluate_every": 4})
+
+
+@pytest.fixture
+def papers_of_tests(monkeypatch):
+    """Let `methods.NAME` find the papers of tests/fixtures/papers too."""
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(Path(__file__).parent / "fixtures/papers")])
