@@ -284,7 +284,7 @@ def test_the_page_is_readable_on_80_columns_and_lists_matrices_when_asked(world)
     brief, whole = (inspection.page(told, layers) for layers in (False, True))
     lines = whole.splitlines()[1:]  # the first is the file's own path
     assert max(map(len, lines)) <= 80
-    for text in ("rtn_4bit: Round to nearest, 4 bits", "arXiv 1909.05840", "seed 1, preset demo, last model", "weights 4"):
+    for text in ("rtn_4bit (methods/ptq.py)", "seed 1, preset demo, last model", "weights 4"):
         assert text in brief
     assert "layer.0.attention.self.query" in whole
     assert "layer.0.attention.self.query" not in brief
