@@ -122,8 +122,8 @@ def damage(folder, how: str) -> None:
     match how:
         case "no config":
             path.unlink()
-        case "roberta":
-            path.write_text(json.dumps({**config, "model_type": "roberta"}))
+        case "electra":
+            path.write_text(json.dumps({**config, "model_type": "electra"}))
         case "a list":
             path.write_text("[]")
         case "no head":
@@ -161,7 +161,7 @@ def damage(folder, how: str) -> None:
     ("how", "line"),
     {
         "no config": r"config\.json is missing or no JSON",
-        "roberta": "describes a 'roberta' model",
+        "electra": "describes a 'electra' model",
         "a list": r"config\.json describes a None model",
         "no head": "lacks 'classifier.weight'",
         "cut": "is damaged or no safetensors file",

@@ -83,7 +83,8 @@ def test_losses_reach_the_head_of_the_kinds_model_and_ignore_longer_padding(name
     from methods.training.trainer import forward
 
     kind, student, batch = kinds.of(name), model_of(name), batch_of(name)
-    longer = {key: torch.nn.functional.pad(value, (0, 5)) if value.dim() == 2 else value for key, value in batch.items()}
+    by_token = {key: value for key, value in batch.items() if getattr(value, "ndim", 0) == 2}
+    longer = batch | {key: torch.nn.functional.pad(value, (0, 5)) for key, value in by_token.items()}
     short, long = (kind.loss(forward(student, one).logits, one) for one in (batch, longer))
     assert torch.allclose(short, long, rtol=1e-4)
     short.sum().backward()
