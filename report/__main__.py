@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     entry = commands.add_parser("entry", help="make the entry page, which lists the presets' pages")
     entry.add_argument("--out", type=Path, required=True, help="the entry page, one HTML file")
-    entry.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="pages to list (default: all beside it)")
+    pages = "report/html/PRESET/index.html (default: every PRESET/index.html beside the entry page)"
+    entry.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help=pages)
     entry.set_defaults(make=_make_entry)
 
     options = parser.parse_args(arguments)

@@ -1,51 +1,17 @@
-"""A world small enough to train in a second: a random two-layer BERT, and a task made of a dozen words."""
+"""The fixtures that tests of several rooms share; `tests/fixtures/world.py` says what the tiny world is made of."""
 
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from transformers.models.bert.configuration_bert import BertConfig
 
-from methods.model.encoder import Base, bert, wordpiece, write_base
+import methods
+from methods.model.encoder import Base, build, wordpiece, write_base
 from methods.tasks import data, encode
+from tests.fixtures import runs_of_methods, world
+from tests.fixtures.world import CONFIG, WIDE, WORDS, rows_of_sst2
 from workflow import catalogue
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-WORDS = [
-    "the",
-    "a",
-    "good",
-    "bad",
-    "film",
-    "very",
-    "not",
-    "is",
-    "was",
-    "dull",
-    "fine",
-    "story",
-    "dog",
-    "ran",
-    "fast",
-    "where",
-    "who",
-    ".",
-    "?",
-    "[MASK]",
-]
-CONFIG = {
-    "vocab_size": len(WORDS) + 4,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -60,17 +26,27 @@ def denormal_numbers():
 
 
 @pytest.fixture(scope="session")
-def accelerator():
-    return Accelerator(cpu=True)
+def device():
+    return world.device()
+
+
+def _base(config: dict) -> Base:
+    torch.manual_seed(0)
+    weights = build(config, "sequence", 2).base_model.state_dict()
+    tokenizer = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])
+    source = {"source": "generated", "id": "tiny", "revision": "seed 0"}
+    return Base({name: tensor.numpy() for name, tensor in weights.items()}, config, tokenizer, source)
 
 
 @pytest.fixture(scope="session")
 def base() -> Base:
-    torch.manual_seed(0)
-    weights = bert(BertConfig(**CONFIG), "classification", 2).bert.state_dict()
-    tokenizer = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])
-    source = {"source": "generated", "id": "tiny", "revision": "seed 0"}
-    return Base({name: tensor.numpy() for name, tensor in weights.items()}, CONFIG, tokenizer, source)
+    return _base(CONFIG)
+
+
+@pytest.fixture(scope="session")
+def wide() -> Base:
+    """A base model that is mostly matrices."""
+    return _base(WIDE)
 
 
 @pytest.fixture(scope="session")
@@ -80,33 +56,15 @@ def base_path(base, tmp_path_factory) -> Path:
     return path
 
 
-def rows_of_sst2(count: int, seed: int) -> dict[str, list]:
-    """Reviews that a "not" turns round: learnable, but not from single words."""
-    random = np.random.default_rng(seed)
-    sentences, labels = [], []
-    for _ in range(count):
-        good, negated, filler = random.integers(2), random.integers(2), random.integers(4)
-        words = [
-            "the film is",
-            "not" if negated else "",
-            "very " * int(filler),
-            "good" if good else "bad",
-            ".",
-        ]
-        sentences.append(" ".join(word for word in words if word))
-        labels.append(int(good ^ negated))
-    return {"sentence": sentences, "label": labels}
-
-
 @pytest.fixture(scope="session")
 def write_task(base, tmp_path_factory):
     """Write a task file from rows; `write_task("sst2", {split: columns})` returns its path."""
 
-    def write(task: str, splits: dict, max_length: int = 32, **changes) -> Path:
+    def write(task: str, splits: dict, max_length: int = 32, tokenizer: str | None = None, **changes) -> Path:
         found = catalogue.load({"preset": "demo"})
-        run_request = {**json.loads(catalogue.dump(found.request_data(task))), "max_length": max_length, **changes}
+        request = {**json.loads(catalogue.dump(found.request_data(task))), "max_length": max_length, **changes}
         path = tmp_path_factory.mktemp("data") / f"{task}.safetensors"
-        encode.write_task(path, run_request, base.tokenizer, splits)
+        encode.write_task(path, request, tokenizer or base.tokenizer, splits)
         return path
 
     return write
@@ -122,13 +80,22 @@ def sst2(sst2_path):
     return data.load(sst2_path)
 
 
+@pytest.fixture(scope="session")
+def run_method(base_path, wide, sst2_path, tmp_path_factory) -> runs_of_methods.Runs:
+    """`run_method("tws_1bit")`: the record and the folder of a short run on the tiny task, its ancestors made first."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_base(folder / "wide.safetensors", wide)
+    bases = {"tiny": base_path, "wide": folder / "wide.safetensors"}
+    return runs_of_methods.Runs(folder, bases, {"sst2": sst2_path})
+
+
 @pytest.fixture
 def run_request() -> dict:
-    """The ask of a short run of fp32 on the tiny task."""
-    found = catalogue.load(
-        {
-            "preset": "demo",
-            "budget": {"lr_scale": 50, "epochs_scale": 2, "evaluate_every": 4, "batch_size": 8},
-        }
-    )
-    return json.loads(catalogue.dump(found.request("fp32", "sst2", 1)))
+    """The request of a short run of fp32 on the tiny task."""
+    return runs_of_methods.request("fp32", budget={"epochs_scale": 2, "evaluate_every": 4})
+
+
+@pytest.fixture
+def papers_of_tests(monkeypatch):
+    """Let `methods.NAME` find the papers of tests/fixtures/papers too."""
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(Path(__file__).parent / "fixtures/papers")])

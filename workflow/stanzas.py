@@ -19,6 +19,7 @@ from methods.common.options import nearest
 
 KEYS = ("title", "paper", "family", "like", "each", "listed", "ancestors", "product", "bits", "deviations", "recipe")
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+HOLE = re.compile(r"\{(\w+)\}")  # a parameter in a name
 GROUPS = ("weights", "embeddings", "activations")
 
 
@@ -63,6 +64,8 @@ def _check_shape(stanza, where: str) -> None:
     if not isinstance(recipe, dict):
         raise UserError(f"{where}.recipe: expected a mapping.")
     for key, entry in recipe.items():
+        if entry is None and "like" in stanza:
+            continue  # takes out what the other stanza has
         fits = isinstance(entry, list) and len(entry) in (2, 3) and isinstance(entry[-1], str) and len(entry[-1]) >= 4
         if not fits or (len(entry) == 3 and not isinstance(entry[1], dict)):
             raise UserError(
@@ -71,17 +74,20 @@ def _check_shape(stanza, where: str) -> None:
     for key, kind in (("ancestors", dict), ("each", dict), ("deviations", list), ("bits", dict)):
         if not isinstance(stanza.get(key, kind()), kind):
             raise UserError(f"{where}.{key}: expected a {'mapping' if kind is dict else 'list'}.")
+    for parameter, values in stanza.get("each", {}).items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{where}.each.{parameter}: expected a list of values.")
 
 
 def _each(name: str, stanza: dict, where: str):
     """Yield a stanza for each combination of the parameters in its name."""
-    each = stanza.pop("each", {})
-    holes = re.findall(r"\{(\w+)\}", name)
+    each = {str(parameter): values for parameter, values in stanza.pop("each", {}).items()}
+    holes = HOLE.findall(name)
     if sorted(holes) != sorted(each):
         raise UserError(f"{where}: the name's parameters and the keys of `each` must be the same.")
     for values in itertools.product(*(each[hole] for hole in holes)):
         given = dict(zip(holes, values, strict=True))
-        made = name.format(**given)
+        made = HOLE.sub(lambda hole, given=given: str(given[hole[1]]), name)
         if not NAME.fullmatch(made):
             raise UserError(f"{where}: {made!r} is no name of a method: use lower-case letters, digits and underscores.")
         yield made, _filled(stanza, given)

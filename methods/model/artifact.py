@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, write_sealed
 from methods.kernel import packing
+from methods.kernel.grids import finite
 from methods.kernel.layers import Quantized
 from methods.model.anatomy import ANATOMIES, Anatomy
 from methods.model.edits import WEIGHT_OPTIONS, apply
@@ -137,6 +138,8 @@ def _packed(name: str, layer: Quantized, ternary: str) -> tuple[dict, dict[str, 
     """A weight on a grid: its description, and its parts."""
     quantizer = layer.weight_quantizer
     grid = quantizer.encode(layer.weight)
+    if not finite(grid):  # with a learned step, a code alone may be none, and would become a number in eight bits
+        raise NotFinite(f"{name} holds NaN or infinity")
     if grid.offset is not None:
         raise ValueError(f"{name}: a file keeps codes and steps, and {type(quantizer).__name__} has an offset too")
     bits = (quantizer.levels - 1).bit_length()

@@ -18,7 +18,16 @@ from importlib import metadata
 
 # Modules that the modelling files import and no encoder uses, with everything below them.
 UNUSED = (
-    *("accelerate", "httpcore2", "httpx2", "jinja2", "PIL", "scipy.optimize", "torch._dynamo", "torch.distributed.checkpoint"),
+    *(
+        "accelerate",
+        "httpcore2",
+        "httpx2",
+        "jinja2",
+        "PIL",
+        "scipy.optimize",
+        "torch._dynamo",
+        "torch.distributed.checkpoint",
+    ),
     *("torch.distributed._composable", "torch.distributed.fsdp", "torch.distributed.tensor"),
     *("transformers.distributed.pipeline_parallel", "transformers.distributed.tensor_parallel"),
     *("transformers.generation.continuous_batching", "transformers.integrations.flex_attention", "transformers.models.auto"),

@@ -155,7 +155,9 @@ def _distance(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
 def _pairs(student: Trace, teacher: Trace, what: str, map: list[int] | None) -> list[tuple[Tensor, Tensor]]:
     """The student's tensors beside those of the teacher that they follow. None shown would make a term silently zero."""
     ours, theirs = student.shown.get(what, []), teacher.shown.get(what, [])
-    if map is not None and theirs and all(-len(theirs) <= at < len(theirs) for at in map):
+    if map is not None and theirs:
+        if outside := [at for at in map if not -len(theirs) <= at < len(theirs)]:
+            raise ValueError(f"{what}: the map names {outside[0]}, and the teacher shows {len(theirs)}, counted from 0")
         theirs = [theirs[at] for at in map]
     if not ours or len(ours) != len(theirs):
         what_for = f"the map {map}" if map is not None else "no map"

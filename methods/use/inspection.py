@@ -19,7 +19,8 @@ def facts(path: Path) -> dict:
     arrays, meta = artifact.read(path)
     description = {key: value for key, value in meta.items() if key not in ("packed", "status")}
     layers = {name: {**entry, **_step(arrays.get(f"{name}.step"))} for name, entry in meta["packed"].items()}
-    return {"file": str(path), **description, "size": artifact.size(path), "layers": layers}
+    bits = artifact.bits(path, artifact.load(path)[0])
+    return {"file": str(path), **description, "bits": bits, "size": artifact.size(path), "layers": layers}
 
 
 def _step(steps: np.ndarray | None) -> dict:
@@ -38,13 +39,12 @@ def page(found: dict, layers: bool) -> str:
 def _provenance(found: dict) -> str:
     spec, tokenizer = found["spec"], found["tokenizer"]
     lines = {
-        "method": f"{found['method']}: {spec['title']}",
-        "paper": spec["paper"],
+        "method": f"{found['method']} (methods/{spec['family']}.py)",
         "task": f"{found['task']} ({found['kind']}) of {' and '.join(found['columns'])}",
         "labels": ", ".join(found["labels"]) or "none",
         "length": f"{found['max_length']} tokens",
         "run": f"seed {found['seed']}, preset {found['preset']}, {found['protocol']} model, step {found['step']}",
-        "bits": ", ".join(f"{what} {bits}" for what, bits in spec["bits"].items()),
+        "bits": ", ".join(f"{what} {bits:.3g}" for what, bits in found["bits"].items()),
         "edits": "; ".join(_edit(edit) for edit in found["edits"]) or "none",
         "base model": f"{tokenizer['id']} (SHA-256 {tokenizer['base'][:16]})",
         "tokenizer": f"that of the base model (SHA-256 {tokenizer['sha256'][:16]})",

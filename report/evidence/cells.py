@@ -69,7 +69,7 @@ class Run:
 def make_cell(folders: list[Path], primary: str, about: dict, overrides: dict | None = None) -> dict:
     """Read the runs in `folders` and return their cell.
 
-    `about` holds what the catalogue says of the method and the task (title, family, suite), `overrides` the configuration
+    `about` holds what the catalogue knows of the method and the task (title, family, suite), `overrides` the configuration
     that the user set over the preset.
     """
     runs = sorted((read_run(folder) for folder in folders), key=lambda run: run.seed)
@@ -124,7 +124,7 @@ def cell_of(runs: list[Run], primary: str, about: dict, overrides: dict, packed_
 
 
 def command(method: str, task: str, preset: str, overrides: dict) -> str:
-    """Return the command that makes a cell again, quoted for a shell; the target comes first."""
+    """Return the command that makes a cell again, quoted for a shell; `--config` takes all that follows it."""
     settings = {key: value for key, value in overrides.items() if key != "preset"}
     if preset != DEFAULT_PRESET:
         settings = {"preset": preset} | settings
@@ -140,7 +140,7 @@ def _setting(value) -> str:
 def read_run(folder: Path) -> Run:
     """Read a run, and check that its files exist and that its predictions are those that it recorded.
 
-    The model files are not hashed again: they are large, and whoever loads one checks it.
+    The model files are not hashed again: they are large, and every reader of one checks it.
     """
     record = read_object(folder / "run.json")
     files = record.get("files")

@@ -74,7 +74,7 @@ def unpack(packed: dict) -> Outcomes:
 
 
 def _read(path: Path, protocols: tuple[str, ...], metric: str):
-    """Return (kind, key, references, {protocol: predictions}) of one run; None where it holds too little for a test."""
+    """Return (kind, key, references, {protocol: predictions}) of one run; None where they allow no test."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             splits = sorted(name.removeprefix("labels.") for name in arrays if name.startswith("labels."))

@@ -5,8 +5,8 @@ A figure is one file of this folder and needs no entry anywhere else. It has a f
     def drawings(evidence: Evidence, axis: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
 
 which yields a file name without its ending and a function that draws it, once for each picture that the cells have data
-for; `axis` is the requested count of size. `evidence` holds every number (`report.evidence.comparison`), and
-`report.figures.style` the palette, shapes and helpers. A file that also has
+for. `evidence` holds every number (`report.evidence.comparison`), `axis` is the requested count of size, and
+`report.figures.style` has the palette, shapes and helpers. A file that also has
 
     ON_PAGE = "One sentence about the figure."
 

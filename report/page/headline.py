@@ -95,4 +95,6 @@ class _Headline:
 
 
 def _change(drop: float) -> str:
+    if float(score(abs(drop))) == 0:
+        return "loses less than 0.1 points"
     return f"loses {score(drop)} points" if drop >= 0 else f"gains {score(-drop)} points"

@@ -239,7 +239,7 @@ def _marked(evidence: Evidence, entries: dict, protocol: str, usual_n: int | Non
         if difference := evidence.score(method, task, protocol).difference:
             tests[method, task, "reference"] = difference.p
         top = best.get((budget(board, method), task))
-        if not top or top is entry or entry.diverged:
+        if top is None or top is entry or entry.diverged:
             continue
         if difference := evidence.pair(method, top.method, task, protocol):
             tests[method, task, "best"] = difference.p

@@ -15,7 +15,7 @@ from methods.model.edits import calibrate, edit, show_scores
 from methods.model.encoder import bert
 from methods.training import compiling, objective, optimizers
 from methods.training.trainer import Stage, forward
-from tests.conftest import CONFIG
+from tests.fixtures.world import CONFIG
 
 TERMS = {"hidden": 1.0, "attention": 1.0, "logits": 1.0}
 LEARNED = {"kind": "threshold", "bits": 4}

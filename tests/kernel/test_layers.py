@@ -17,7 +17,7 @@ from methods.model import edits
 from methods.model.encoder import bert, logits
 from methods.training import optimizers
 from methods.training.trainer import Stage
-from tests.conftest import CONFIG
+from tests.fixtures.world import CONFIG
 
 EIGHT = {
     "weights": {"kind": "symmetric", "bits": 8},

@@ -1,7 +1,5 @@
 """Model files: what was trained is what is loaded, sizes are true, and a stranger's file does no harm."""
 
-import functools
-import importlib
 import json
 import pickle
 import struct
@@ -10,106 +8,83 @@ import sys
 
 import pytest
 import torch
-from transformers.models.bert.configuration_bert import BertConfig
 
-from methods.common import files
+from methods.common import files, options
 from methods.common.errors import UserError
 from methods.model import artifact
-from methods.model.edits import calibrate, edit
-from methods.model.encoder import bert, from_base, logits
+from methods.model.edits import apply, calibrate
 from methods.training import trainer
-from tests.conftest import CONFIG
-from workflow import catalogue
+from tests.fixtures.models import bert_base
+from tests.fixtures.runs_of_methods import CATALOGUE, ON_TINY
+from tests.fixtures.world import loader, tiny
 
-CATALOGUE = catalogue.load(
-    {"preset": "demo", "budget": {"lr_scale": 20, "epochs_scale": 0.1, "student_epochs_scale": None, "batch_size": 8}}
-)
-# LadaBERT's budgets leave nothing of a model that is hardly made of matrices: see test_ladabert.
-METHODS = [name for name, method in CATALOGUE.methods.items() if method["family"] != "ladabert"]
 META = {"kind": "classification", "labels": ["negative", "positive"]}
 TERNARY = {"weights": {"kind": "ternary"}, "embeddings": {"kind": "ternary", "rows": True}}
 
 
 @pytest.fixture(scope="module")
-def trained(base, sst2, accelerator, tmp_path_factory):
-    """A method's student on the tiny task after a few steps in its own recipe, and its file; ancestors made first."""
-    folder = tmp_path_factory.mktemp("models")
-    shape = {"accelerator": accelerator, "padding": "bucket", "max_length": 32}
+def trained(run_method):
+    """`trained("lsq_4bit")`: a method's student on the tiny task after a short run, and its file."""
 
-    @functools.cache
-    def make(method: str):
-        run_request = json.loads(catalogue.dump(CATALOGUE.request(method, "sst2", 1)))
-        spec, ancestors = run_request["spec"], {role: ancestor[0] for role, ancestor in run_request["ancestors"].items()}
-        init = start(ancestors["init"]) if "init" in ancestors else None
-        teacher = artifact.load(make(ancestors["teacher"])[1])[0] if "teacher" in ancestors else None
-        family = importlib.import_module(f"methods.{spec['family']}")
-        sample = trainer.sample(sst2.train, batch_size=8, seed=1, **shape)
-        student = family.student(init or from_base(base, "classification", 2, 1), spec, sample)
-        stages = family.stages(spec, run_request["budget"])
-        inputs = shape | {"seed": 1, "evaluate_every": 100, "teacher": teacher}
-        fitted = trainer.fit(student, stages, sst2.train, lambda model: {"accuracy": 50.0}, **inputs)
-        assert fitted.diverged is None
-        assert bool(fitted.state.step) == bool(stages)
-        path = folder / f"{method}.safetensors"
-        artifact.save(path, student, META)
-        if run_request["latent"]:
-            artifact.save_latent(folder / f"{method}.latent", student)
-        return student.eval(), path
+    def find(method: str):
+        _, folder = run_method(method)
+        return run_method.students[folder].eval(), folder / "last.safetensors"
 
-    def start(method: str):
-        path = make(method)[1]
-        latent = folder / f"{method}.latent"
-        return artifact.load(path, latent if latent.exists() else None)[0]
+    return find
 
-    return make
+
+def meta_of(path) -> dict:
+    """Return what whoever saved a file wrote into its header."""
+    structure = ("format", "config", "head", "outputs", "edits", "packed")
+    return {key: value for key, value in artifact.read(path)[1].items() if key not in structure}
 
 
 @pytest.fixture
-def batch(sst2, accelerator):
-    return next(trainer.sample(sst2.dev["validation"], accelerator, batch_size=16, seed=3, padding="bucket", max_length=32))
+def batch(sst2):
+    return next(loader(sst2, "validation", seed=3).sample(16))
 
 
 def outputs(model, batch) -> tuple[torch.Tensor, ...]:
     with torch.no_grad():
-        return logits(trainer.forward(model.eval(), batch))
+        return trainer.forward(model.eval(), batch).logits
 
 
 # --- the whole catalogue ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TINY)
 def test_the_loaded_file_computes_what_the_trained_model_does(method, trained, batch):
     student, path = trained(method)
     model, meta = artifact.load(path)
     (ours,), (theirs,) = outputs(student, batch), outputs(model, batch)
     assert float((ours - theirs).abs().max()) <= 1e-5
-    assert meta["edits"] == getattr(student, "edits", [])
+    assert meta["edits"] == student.record.edits
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TINY)
 def test_a_loaded_file_that_is_saved_again_still_computes_the_same(method, trained, batch, tmp_path):
-    model, meta = artifact.load(trained(method)[1])
-    artifact.save(tmp_path / "again.safetensors", model, {key: meta[key] for key in META})
+    model, _ = artifact.load(trained(method)[1])
+    artifact.save(tmp_path / "again.safetensors", model, meta_of(trained(method)[1]))
     again, _ = artifact.load(tmp_path / "again.safetensors")
     assert torch.equal(outputs(again, batch)[0], outputs(model, batch)[0])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TINY)
 def test_every_byte_of_the_file_is_counted(method, trained):
     path = trained(method)[1]
     size = artifact.size(path)
     assert size["file_bytes"] == path.stat().st_size
     assert size["counted_bytes"] == pytest.approx(size["file_bytes"], rel=0.01)
-    bits = CATALOGUE.methods[method]["bits"]
+    bits = options.quantized_bits(CATALOGUE.values(method)).get("weights")
     reshaped = any(edit["kind"] == "narrow" for edit in artifact.load(path)[1]["edits"])  # counted in test_binarybert
-    if bits["weights"] < 32 and not reshaped:
+    if bits and not reshaped:
         count, scales = 2 * (4 * 16 * 16 + 2 * 16 * 32), 2 * 6  # of the encoder's matrices at the tiny model's widths
-        assert size["groups"]["encoder matrices"]["bytes"] == count * bits["weights"] / 8 + 4 * scales
+        assert size["groups"]["encoder matrices"]["bytes"] == count * bits / 8 + 4 * scales
 
 
 def test_trits_compute_the_same_from_a_smaller_file(trained, batch, tmp_path):
     student, path = trained("twn_2bit")
-    artifact.save(tmp_path / "trits.safetensors", student, META, ternary="trits")
+    artifact.save(tmp_path / "trits.safetensors", student, meta_of(path), ternary="trits")
     model, _ = artifact.load(tmp_path / "trits.safetensors")
     assert torch.equal(outputs(model, batch)[0], outputs(artifact.load(path)[0], batch)[0])
     size = artifact.size(tmp_path / "trits.safetensors")
@@ -120,16 +95,15 @@ def test_trits_compute_the_same_from_a_smaller_file(trained, batch, tmp_path):
 
 def test_trits_leave_other_codes_alone(trained, tmp_path):
     student, path = trained("lsq_4bit")
-    artifact.save(tmp_path / "a.safetensors", student, META, ternary="trits")
+    artifact.save(tmp_path / "a.safetensors", student, meta_of(path), ternary="trits")
     assert (tmp_path / "a.safetensors").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["span", "words"])
-def test_models_of_other_kinds_come_back(kind, batch, tmp_path):
-    torch.manual_seed(0)
-    student = edit(bert(BertConfig(**CONFIG), kind, 0), "quantize", **TERNARY, activations={"kind": "threshold", "bits": 8})
+@pytest.mark.parametrize("head", ["span", "token"])
+def test_models_with_other_heads_come_back(head, batch, tmp_path):
+    student = apply(tiny(head), "quantize", **TERNARY, activations={"kind": "threshold", "bits": 8})
     calibrate(student, [batch])
-    artifact.save(tmp_path / "a.safetensors", student, {"kind": kind, "labels": []})
+    artifact.save(tmp_path / "a.safetensors", student, META)
     model, _ = artifact.load(tmp_path / "a.safetensors")
     for ours, theirs in zip(outputs(student, batch), outputs(model, batch), strict=True):
         assert float((ours - theirs).abs().max()) <= 1e-5
@@ -137,7 +111,7 @@ def test_models_of_other_kinds_come_back(kind, batch, tmp_path):
 
 def test_equal_models_have_equal_bytes(trained, tmp_path):
     student, path = trained("twn_2bit")
-    artifact.save(tmp_path / "a.safetensors", student, META)
+    artifact.save(tmp_path / "a.safetensors", student, meta_of(path))
     assert (tmp_path / "a.safetensors").read_bytes() == path.read_bytes()
 
 
@@ -214,7 +188,7 @@ def test_a_whole_file_that_asks_for_what_we_do_not_know_is_one_clear_line(what, 
 
 
 def test_weights_on_a_grid_with_an_offset_are_not_saved_without_it(tmp_path):
-    student = edit(bert(BertConfig(**CONFIG), "classification", 2), "quantize", weights={"kind": "asymmetric", "bits": 4})
+    student = apply(tiny(), "quantize", weights={"kind": "asymmetric", "bits": 4})
     with pytest.raises(ValueError, match="offset"):
         artifact.save(tmp_path / "a.safetensors", student, META)
 
@@ -226,12 +200,10 @@ LEARNED = {part: {"kind": "threshold", "bits": 2, "masked": False} for part in (
 EIGHT = {"weights": {"kind": "symmetric", "bits": 8}, "embeddings": {"kind": "symmetric", "bits": 8, "rows": True}}
 
 
-def bert_base(path, options: dict, ternary: str = "bits") -> dict:
+def saved_bert_base(path, options: dict, ternary: str = "bits") -> dict:
     """Save a generated bert-base with quantized weights; the sizes of its file."""
     torch.manual_seed(0)
-    student = bert(BertConfig(), "classification", 2)
-    if options:
-        edit(student, "quantize", **options)
+    student = bert_base(*([{"kind": "quantize", **options}] if options else []), device="cpu")
     artifact.save(path, student, META, ternary)
     return artifact.size(path)
 
@@ -249,7 +221,7 @@ def bert_base(path, options: dict, ternary: str = "bits") -> dict:
     ids=["full precision", "ternary", "ternary in base 3", "8 bits", "KDLSQ at 2 bits"],
 )
 def test_bert_base_has_the_size_that_the_papers_compute(options, ternary, paper_bits, most, tmp_path):
-    size = bert_base(tmp_path / "a.safetensors", options, ternary)
+    size = saved_bert_base(tmp_path / "a.safetensors", options, ternary)
     assert size["paper_bytes"] * 8 == paper_bits
     assert size["fp32_bytes"] == 109_482_240 * 4
     assert size["parameters"] == 109_482_240 + 768 * 2 + 2
@@ -284,6 +256,6 @@ print((max(seen) - before) / needed)
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("options", [{}, TERNARY, EIGHT], ids=["full precision", "ternary", "8 bits"])
 def test_loading_bert_base_takes_hardly_more_memory_than_the_model(options, tmp_path):
-    bert_base(tmp_path / "a.safetensors", options)
+    saved_bert_base(tmp_path / "a.safetensors", options)
     told = subprocess.run([sys.executable, "-c", MEASURE, tmp_path / "a.safetensors"], capture_output=True, text=True)
     assert float(told.stdout) < 1.3, told.stderr

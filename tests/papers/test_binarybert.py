@@ -1,6 +1,5 @@
 """BinaryBERT: a ternary model of half the width, the same model split, and the runs that make one of the other."""
 
-import importlib
 import itertools
 import json
 import shutil
@@ -11,40 +10,36 @@ import pytest
 import torch
 
 from methods import binarybert
-from methods import run as harness
 from methods.common import files
 from methods.common.errors import UserError
 from methods.kernel.layers import QuantEmbedding, Quantized
 from methods.kernel.quantizers import Binary, Ternary
 from methods.model import artifact
-from methods.model.edits import edit, roles
+from methods.model.edits import apply, roles
 from methods.training import objective, optimizers, trainer
-from tests.conftest import rows_of_sst2
+from methods.training.ancestors import ALLOCATION, LATENT, Ancestor
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of, parameters
-from workflow import catalogue
+from tests.fixtures.runs_of_methods import CATALOGUE, recipe_of, request
+from tests.fixtures.world import context
 
-SETTINGS = {
-    "preset": "demo",
-    "allow_weak_teacher": True,
-    "budget": {"batch_size": 16, "evaluate_every": 4, "epochs_scale": 1, "student_epochs_scale": None},
-}
 META = {"kind": "classification", "labels": ["a", "b", "c"]}
 HALF = {"kind": "narrow", "heads": 2, "neurons": 16}  # of the four heads and 32 neurons of the small models
 
 
-def ask_of(method: str, task: str = "sst2", **settings) -> dict:
-    return json.loads(catalogue.dump(catalogue.load({**SETTINGS, **settings}).request(method, task, 1)))
-
-
 def student_of(method: str, init, batches=(), **recipe):
-    """What a method makes of a model before it trains."""
-    spec = ask_of(method)["spec"]
-    spec["recipe"] |= recipe
-    return binarybert.student(init, spec, iter(batches))
+    """Return what a method makes of a model before it trains; its allocation is what a search would decide."""
+    wanted = recipe_of(method, **recipe)
+    ancestors = {}
+    if "allocation" in CATALOGUE.methods[method]["ancestors"]:
+        search = recipe_of("split_search", **{key: value for key, value in recipe.items() if key == "split_share"})
+        found = binarybert.allocation(init, search, context(batches))
+        ancestors["allocation"] = SimpleNamespace(allocation=lambda: found)
+        wanted = recipe_of(method)
+    return binarybert.student(init, wanted, context(batches, ancestors=ancestors))
 
 
 def ternary_half(method: str = "ternary_half_a8", kind: str = "classification"):
-    return student_of(method, edit(model_of(kind), **HALF), [batch_of(kind, seed=seed) for seed in range(8)]).eval()
+    return student_of(method, apply(model_of(kind), **HALF), [batch_of(kind, seed=seed) for seed in range(8)]).eval()
 
 
 def on_grid(model) -> dict[str, Quantized]:
@@ -103,16 +98,19 @@ def test_learned_ranges_go_over_to_the_split_model_and_keep_their_own_rate():
     half = ternary_half("ternary_half_a4")
     ranges = list(roles(half).values()).count("activations")
     split = student_of("tws_1bit_a4", half)
-    (stage,) = binarybert.stages(ask_of("tws_1bit_a4")["spec"], ask_of("tws_1bit_a4")["budget"])
-    groups = {group["lr"]: group["params"] for group in optimizers.build(split, stage).param_groups}
+    (stage,) = binarybert.stages(split, recipe_of("tws_1bit_a4"), context())
+    groups = {group["lr"]: group["params"] for group in optimizers.build(split, stage.optimization).param_groups}
     assert len(groups[1e-4]) == ranges == 2 * 8 + 1  # eight a layer, and the pooler's
 
 
 def test_stages_are_the_papers_and_the_official_codes():
     def told(method):
-        run_request = ask_of(method, budget={**SETTINGS["budget"], "lr_scale": 2, "batch_size": None})
-        stages = binarybert.stages(run_request["spec"], run_request["budget"])
-        return [(stage.terms, stage.lr, stage.epochs, stage.batch_size) for stage in stages]
+        budget = {"lr_scale": 2, "epochs_scale": 1, "batch_size": None}
+        stages = binarybert.stages(None, recipe_of(method), context(budget=budget))
+        return [
+            (one.passes[0].objective.weights, one.optimization.lr, one.optimization.epochs, one.optimization.batch_size)
+            for one in stages
+        ]
 
     inside, logits = {"attention": 1.0, "hidden": 1.0}, {"logits": 1.0}
     assert told("ternary_half_a8") == [(inside, 5e-5, 2, 16), (logits, 2e-5, 2, 16)]
@@ -123,14 +121,14 @@ def test_stages_are_the_papers_and_the_official_codes():
 @pytest.mark.parametrize("method", ["tws_1bit", "bwn_1bit"])
 def test_a_regression_student_learns_all_its_weights_from_the_teachers_number(method):
     """In the official code the loss of a single logit is zero whatever the student says."""
-    teacher = edit(model_of("regression"), **HALF) if method == "tws_1bit" else model_of("regression")
+    teacher = apply(model_of("regression"), **HALF) if method == "tws_1bit" else model_of("regression")
     init = ternary_half(kind="regression") if method == "tws_1bit" else model_of("regression")
     student, batch = student_of(method, init).eval(), batch_of("regression")
-    last = binarybert.stages(ask_of(method)["spec"], ask_of(method)["budget"])[-1]
-    assert last.terms == {"logits": 1.0}
+    last = binarybert.stages(student, recipe_of(method), context())[-1]
+    assert last.passes[0].objective.weights == {"logits": 1.0}
     with torch.no_grad():
         theirs = trainer.forward(teacher, batch)
-    loss = objective.TERMS["logits"](trainer.forward(student, batch), theirs, batch).mean()
+    loss = objective.logits(trainer.forward(student, batch), theirs, batch).mean()
     loss.backward()
     assert float(loss.detach()) > 0
     assert all(float(layer.weight.grad.abs().max()) > 0 for layer in on_grid(student).values())
@@ -165,7 +163,7 @@ def test_latent_weights_give_the_model_of_training_back(method, tmp_path):
     artifact.save(tmp_path / "model", model, META)
     artifact.save_latent(tmp_path / "latent", model)
     again, _ = artifact.load(tmp_path / "model", tmp_path / "latent")
-    assert again.edits == model.edits
+    assert again.record.edits == model.record.edits
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in again.state_dict().items())
     for name, layer in on_grid(model).items():
         assert type(again.get_submodule(name).weight_quantizer) is type(layer.weight_quantizer)
@@ -217,82 +215,81 @@ def test_the_budget_says_how_much_stays_ternary_and_only_that_is_split(share, mo
         expected = answers(model.eval(), batch_of())
         split = student_of("tws_1bit_adaptive", model).eval()
         assert float((answers(split, batch_of()) - expected).abs().max()) <= 1e-4
-        assert len(split.edits[-1]["modules"]) == len(kept)
+        assert len(split.record.edits[-1]["modules"]) == len(kept)
         assert all(isinstance(layer.weight_quantizer, Binary) for layer in on_grid(split).values())
         weights = sum(layer.weight.numel() for layer in on_grid(split).values())
         assert weights == total + sum(layer.weight.numel() for layer in kept)
 
 
-@pytest.fixture(scope="module")
-def chain(base_path, write_task, tmp_path_factory):
-    """`chain(method)`: its run on the tiny task, after those of its ancestors, as the workflow would make them."""
-    sst2 = write_task("sst2", {"train": rows_of_sst2(48, 1), "validation": rows_of_sst2(30, 2)})
-    folder = tmp_path_factory.mktemp("runs")
-
-    def make(method: str) -> SimpleNamespace:
-        run_request, out = ask_of(method), folder / method
-        ancestors = {role: make(name).folder for role, (name, _, _) in run_request["ancestors"].items()}
-        family = importlib.import_module(f"methods.{run_request['spec']['family']}")
-        record = harness.run(run_request, family, out, data_path=sst2, base_path=base_path, ancestors=ancestors)
-        return SimpleNamespace(folder=out, record=record)
-
-    return make
-
-
 @pytest.mark.parametrize("method", ["tws_1bit", "tws_1bit_a4", "tws_1bit_adaptive", "tws_1bit_official", "bwn_1bit"])
-def test_the_whole_line_runs(chain, method):
-    record = chain(method).record
+def test_the_whole_line_runs(run_method, method):
+    record, _ = run_method(method)
     assert record["status"] == "ok"
     assert record["size"]["last"]["paper_bytes"] < record["size"]["last"]["fp32_bytes"]
     if method != "bwn_1bit":
-        parent = chain(record["init"]["method"])
-        assert record["init"]["latent"] == files.sha256_file(parent.folder / "latent.safetensors")
-        assert record["teacher"]["method"] == "dynabert_half"
+        _, parent = run_method(record["ancestors"]["init"]["method"])
+        assert record["ancestors"]["init"]["latent"] == files.sha256_file(parent / LATENT)
+        assert record["ancestors"]["teacher"]["method"] == "dynabert_half"
 
 
-def test_only_those_that_others_start_from_keep_latent_weights(chain):
-    chain("tws_1bit")
+def test_only_those_that_others_start_from_keep_latent_weights(run_method):
+    run_method("tws_1bit")
     line = ("fp32", "dynabert_half", "ternary_half_a8", "tws_1bit")
-    kept = [method for method in line if (chain(method).folder / harness.LATENT).exists()]
+    kept = [method for method in line if (run_method(method)[1] / LATENT).exists()]
     assert kept == ["ternary_half_a8"]
-    latent, _ = files.read_sealed(chain("ternary_half_a8").folder / harness.LATENT)
+    _, folder = run_method("ternary_half_a8")
+    latent, _ = files.read_sealed(folder / LATENT)
     assert len(latent) == 1 + 6 * 2 + 1
-    start = harness.ancestor(chain("ternary_half_a8").folder, "last").start()
+    start = Ancestor.read(folder, "last").start()
     weight = start.get_submodule("bert.pooler.dense").weight
     assert len(weight.unique()) > 3
-    loaded, _ = artifact.load(chain("ternary_half_a8").folder / "last.safetensors")
+    loaded, _ = artifact.load(folder / "last.safetensors")
     values = start.get_submodule("bert.pooler.dense").quantized_weight()
     assert torch.equal(values, loaded.get_submodule("bert.pooler.dense").weight)
 
 
-def test_damaged_latent_weights_are_refused_by_name(chain, tmp_path):
-    shutil.copytree(chain("ternary_half_a8").folder, tmp_path / "half")
+def test_damaged_latent_weights_are_refused_by_name(run_method, tmp_path):
+    shutil.copytree(run_method("ternary_half_a8")[1], tmp_path / "half")
     path = tmp_path / "half/latent.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"latent\.safetensors is damaged"):
-        harness.ancestor(tmp_path / "half", "last").start()
+        Ancestor.read(tmp_path / "half", "last").start()
 
 
-def test_a_diverged_ancestor_is_named(chain, monkeypatch, tmp_path, base_path, sst2_path):
-    half = tmp_path / "half"
-    run_request = ask_of("ternary_half_a8", budget={**SETTINGS["budget"], "lr_scale": 1e30})
-    parents = {role: chain("dynabert_half").folder for role in run_request["ancestors"]}
-    inputs = {"data_path": sst2_path, "base_path": base_path}
-    assert harness.run(run_request, binarybert, half, ancestors=parents, **inputs)["status"] == "diverged"
-    parents = {"teacher": chain("dynabert_half").folder, "init": half}
-    record = harness.run(ask_of("tws_1bit"), binarybert, tmp_path / "whole", ancestors=parents, **inputs)
+def test_a_diverged_ancestor_is_named(run_method, tmp_path):
+    half, teacher = tmp_path / "half", run_method("dynabert_half")[1]
+    hot = request("ternary_half_a8", budget={"lr_scale": 1e30})
+    assert run_method.execute(hot, half, {"teacher": teacher, "init": teacher})["status"] == "diverged"
+    record = run_method.execute(request("tws_1bit"), tmp_path / "whole", {"teacher": teacher, "init": half})
     assert (record["status"], record["scores"]) == ("diverged (ancestor)", None)
     assert "ternary_half_a8" in record["reason"]
-    assert record["init"] == {"method": "ternary_half_a8", "seed": 1, "sha256": None}
+    assert record["ancestors"]["init"] == {"method": "ternary_half_a8", "seed": 1, "sha256": None, "score": None}
+
+
+def test_a_search_leaves_an_allocation_that_names_layers_and_its_reader_follows_it(run_method):
+    record, folder = run_method("split_search")
+    assert (record["status"], record["scores"], record["size"], record["steps"]) == ("ok", None, None, 0)
+    assert record["files"] == {ALLOCATION: files.sha256_file(folder / ALLOCATION)}
+    assert not list(folder.glob("*.safetensors")) and not (folder / "checkpoints").exists()
+    allocation = json.loads((folder / ALLOCATION).read_text())
+    mixed, path = run_method("mixed_half_a8")
+    assert mixed["ancestors"]["allocation"]["sha256"] == record["files"][ALLOCATION]
+    start = Ancestor.read(path, "last").start()
+    grids = {name: type(layer.weight_quantizer) for name, layer in on_grid(start).items()}
+    assert grids == dict.fromkeys(allocation["binary"], Binary) | dict.fromkeys(allocation["split"], Ternary)
+    assert allocation["rises"].keys() == grids.keys()
+    assert allocation["binary"] and allocation["split"]
+    split = run_method.students[run_method("tws_1bit_adaptive")[1]]
+    assert split.record.edits[-1]["modules"] == allocation["split"]
 
 
 def bert_base_as(method: str, device: str = "meta"):
     """bert-base under the edits of a method, as large as a run would make it; no number of it means anything."""
-    recipe = ask_of(method)["spec"]["recipe"]
+    recipe = request(method)["spec"]["recipe"]
     if method == "tws_1bit":
         half = bert_base_as("ternary_half_a8", device)
         grids = {part: recipe[part] for part in ("weights", "embeddings")}
-        return edit(half, "split", modules=list(binarybert.ternary(half)), **grids)
+        return apply(half, "split", modules=list(binarybert.ternary(half)), **grids)
     narrow = [] if method == "bwn_1bit" else [{"kind": "narrow", "heads": 6, "neurons": 1536}]
     parts = {part: recipe[part] for part in ("weights", "embeddings", "activations", "one_sided")}
     return bert_base(*narrow, {"kind": "quantize", **parts}, device=device)

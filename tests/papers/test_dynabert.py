@@ -1,16 +1,15 @@
 """DynaBERT's half width: what is important, that it comes first, and what is left of the rest."""
 
-import json
-
 import pytest
 import torch
 
 from methods import dynabert
-from methods.model.edits import edit, show_scores
+from methods.model.edits import apply, show_scores
 from methods.model.encoder import from_base
 from methods.training import objective, trainer
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of, parameters
-from workflow import catalogue
+from tests.fixtures.runs_of_methods import recipe_of
+from tests.fixtures.world import context
 
 
 def test_bert_base_at_half_width_has_as_many_parameters_as_published():
@@ -26,23 +25,26 @@ def test_bert_base_at_half_width_has_as_many_parameters_as_published():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_narrow_model_computes_what_the_whole_one_does_without_the_other_parts(kind):
     whole, narrow, batch = model_of(kind), model_of(kind), batch_of(kind)
-    edit(narrow, "narrow", heads=1, neurons=20)
+    apply(narrow, "narrow", heads=1, neurons=20)
     with torch.no_grad():
         for layer in whole.base_model.encoder.layer:
             layer.attention.output.dense.weight[:, 4:] = 0  # heads have 4 values each
             layer.output.dense.weight[:, 20:] = 0
     assert torch.allclose(answers(narrow, batch), answers(whole, batch), atol=1e-5)
     show_scores(narrow)
-    shown = trainer.forward(narrow, batch, **objective.shown({"attention", "hidden"}))
-    assert shown.attentions[0].shape == (5, 1, 12, 12)
-    assert shown.hidden_states[-1].shape == (5, 12, 16)
+    shown = trainer.forward(narrow, batch, frozenset({"scores", "hidden"})).shown
+    assert shown["scores"][0].shape == (5, 1, 12, 12)
+    assert shown["hidden"][-1].shape == (5, 12, 16)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_importance_equals_the_slope_of_the_loss_by_a_factor_on_each_part(kind):
     """A factor of 1 on every head's output, and finite differences in it; neurons by their definition, one by one."""
     model, batches = model_of(kind).double(), [batch_of(kind, seed=seed) for seed in (1, 2)]
-    batches = [{name: x.double() if x.is_floating_point() else x for name, x in batch.items()} for batch in batches]
+    batches = [
+        {name: x.double() if name == "labels" and x.is_floating_point() else x for name, x in batch.items()}
+        for batch in batches
+    ]
     heads, neurons = dynabert.importance(model, batches)
     assert heads.shape == (2, 4)
     assert neurons.shape == (2, 32)
@@ -86,7 +88,7 @@ def test_the_most_important_come_first_and_the_model_computes_what_it_did():
 
 
 def test_the_student_keeps_half_and_forgets_the_unimportant_half(base):
-    whole = from_base(base, "classification", 2, 1).eval()
+    whole = from_base(base, "sequence", 2, 1).eval()
     batch = batch_of() | {"labels": torch.tensor([0, 1, 0, 1, 1])}
     with torch.no_grad():
         for layer in whole.base_model.encoder.layer:  # the first head and the even neurons do nothing
@@ -95,7 +97,6 @@ def test_the_student_keeps_half_and_forgets_the_unimportant_half(base):
             layer.intermediate.dense.weight[::2] = 0
             layer.intermediate.dense.bias[::2] = 0
     before = answers(whole, batch)
-    spec = catalogue.load({"preset": "demo"}).request("dynabert_half", "sst2", 1)["spec"]
-    student = dynabert.student(whole, json.loads(catalogue.dump(spec)), iter([batch]))
-    assert student.edits == [{"kind": "narrow", "heads": 1, "neurons": 16}]
+    student = dynabert.student(whole, recipe_of("dynabert_half"), context([batch]))
+    assert student.record.edits == [{"kind": "narrow", "heads": 1, "neurons": 16}]
     assert torch.allclose(answers(student, batch), before, atol=1e-5)

@@ -13,7 +13,7 @@ import pytest
 
 from methods.common.errors import UserError
 from methods.tasks import data, hub, kinds
-from tests.conftest import SHARED
+from tests.fixtures.world import SHARED
 from workflow import catalogue
 
 TASKS = catalogue.load({"preset": "small"}).tasks

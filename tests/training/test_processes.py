@@ -1,6 +1,5 @@
 """One run on several processes: `--processes 2` goes through accelerate launch, here on the CPU."""
 
-import dataclasses
 import json
 import os
 import signal
@@ -13,6 +12,8 @@ import torch
 
 from methods.model import artifact
 from methods.model.encoder import write_base
+from tests.fixtures.runs_of_methods import request
+from tests.fixtures.world import without_dropout
 from workflow import catalogue
 
 pytestmark = pytest.mark.slow
@@ -21,13 +22,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def command(base, sst2_path, tmp_path_factory):
     """The words of a run of fp32 on the tiny task. There is no dropout: each process would draw masks of its own."""
-    still = {**base.config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     path = tmp_path_factory.mktemp("base") / "base.safetensors"
-    write_base(path, dataclasses.replace(base, config=still))
+    write_base(path, without_dropout(base))
 
     def words(out, processes: int, method: str = "fp32", **budget) -> list[str]:
-        budget = {"lr_scale": 50, "epochs_scale": 2, "evaluate_every": 4, "batch_size": 9, **budget}
-        run_request = catalogue.dump(catalogue.load({"preset": "demo", "budget": budget}).request(method, "sst2", 1))
+        budget = {"epochs_scale": 2, "evaluate_every": 4, "batch_size": 9, **budget}
+        run_request = catalogue.dump(request(method, budget=budget))
         files = ["--data", str(sst2_path), "--base", str(path), "--out", str(out)]
         return [sys.executable, "-m", "methods", "run", "--request", run_request, *files, "--processes", str(processes)]
 
@@ -76,7 +76,7 @@ def test_sigterm_leaves_a_checkpoint_from_which_both_go_on_to_the_same_bytes(com
     told.send_signal(signal.SIGTERM)
     said = told.communicate(timeout=60)[1]
     assert told.returncode != 0
-    assert "told to leave at step" in said, said
+    assert "stopped at step" in said, said
     assert not (tmp_path / "run.json").exists()
     code, said = finish(words)
     assert code == 0, said
@@ -89,6 +89,6 @@ def test_a_divergence_is_written_once_and_a_mistake_is_said_once(command, tmp_pa
     code, said = finish(command(tmp_path / "hot", 2, lr_scale=1e30))
     assert code == 0, said
     assert json.loads((tmp_path / "hot/run.json").read_text())["status"] == "diverged"
-    code, said = finish([*command(tmp_path / "child", 2, "fp32_kd"), "--teacher", str(tmp_path / "nowhere")])
+    code, said = finish([*command(tmp_path / "child", 2, "fp32_kd"), "--ancestor", f"teacher={tmp_path / 'nowhere'}"])
     assert code != 0
     assert said.count("error: ") == 1, said

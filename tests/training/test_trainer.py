@@ -1,3 +1,5 @@
+"""The training loop: what is learned depends on seed and recipe alone; stopping, memory and damage leave no trace."""
+
 import copy
 import dataclasses
 import json
@@ -15,65 +17,56 @@ from methods.kernel.quantizers import Threshold
 from methods.model.encoder import from_base
 from methods.tasks import data
 from methods.training import optimizers, trainer
+from methods.training.ancestors import ALLOCATION, LATENT
 from methods.training.checkpoints import Checkpoints
-from methods.training.trainer import Stage
+from methods.training.objective import Objective
+from methods.training.recipe import Optimization, Pass, Stage
+from methods.training.trainer import Trainer
+from tests.fixtures.world import loader, without_dropout
 
-STAGE = Stage(
-    name="labels",
-    epochs=2,
-    lr=1e-3,
-    batch_size=8,
-    terms={"labels": 1.0},
-    warmup=0.1,
-    weight_decay=0.01,
-    clip="global",
-)
+OPTIMIZATION = Optimization(optimizer="adamw", epochs=2, lr=1e-3, batch_size=8, warmup=0.1, weight_decay=0.01, clip="global")
 
 
-def fitted(base, sst2, accelerator, *, stage=STAGE, seed=1, padding="bucket", student=None, evaluate=None, **rest):
-    student = student or from_base(base, "classification", 2, seed)
-    return trainer.fit(
-        student,
-        [stage] if isinstance(stage, Stage) else stage,
-        sst2.train,
+def stage(name: str = "labels", on_step=None, **changes) -> Stage:
+    passes = (Pass(Objective({"labels": 1.0})),)
+    return Stage(name, passes, dataclasses.replace(OPTIMIZATION, **changes), on_step)
+
+
+def fitted(base, sst2, device, *, stages=None, seed=1, padding="bucket", student=None, evaluate=None, **rest):
+    return Trainer(
+        student or from_base(base, "sequence", 2, seed),
+        stages or [stage()],
+        loader(sst2, seed=seed, padding=padding),
         evaluate or (lambda model: {"accuracy": 50.0}),
-        accelerator=accelerator,
-        seed=seed,
-        padding=padding,
-        max_length=32,
+        device,
         evaluate_every=4,
         **rest,
-    )
+    ).fit()
 
 
 def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def without_dropout(base):
-    return dataclasses.replace(base, config={**base.config, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-
-
-def test_equal_seeds_give_equal_weights_and_other_seeds_others(base, sst2, accelerator):
-    first, again, other = (fitted(base, sst2, accelerator, seed=seed) for seed in (1, 1, 2))
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(base, sst2, device):
+    first, again, other = (fitted(base, sst2, device, seed=seed) for seed in (1, 1, 2))
     assert equal(first.last, again.last)
     assert first.state == again.state
     assert not equal(first.last, other.last)
 
 
-def test_training_learns_what_single_words_do_not_tell(base, sst2, accelerator):
+def test_training_learns_what_single_words_do_not_tell(base, sst2, device):
     """From weights so wide that every seed tried gets there; from BERT's 0.02 a net this small often gets stuck."""
-    stage = dataclasses.replace(STAGE, epochs=60, lr=5e-3)
-    student = from_base(without_dropout(base), "classification", 2, 1)
+    student = from_base(without_dropout(base), "sequence", 2, 1)
     torch.manual_seed(1)
     for weight in (parameter for parameter in student.parameters() if parameter.ndim == 2):
         torch.nn.init.normal_(weight, std=0.3)
-    result = fitted(base, sst2, accelerator, stage=stage, student=student)
+    result = fitted(base, sst2, device, stages=[stage(epochs=60, lr=5e-3)], student=student)
     assert result.state.curve[-1]["loss"] < 0.1 < 0.5 < result.state.curve[0]["loss"]
 
 
 @pytest.mark.parametrize("stop_at", [3, 8, 15])
-def test_a_run_that_was_stopped_anywhere_ends_with_the_same_weights(base, sst2, accelerator, tmp_path, stop_at):
+def test_a_run_that_was_stopped_anywhere_ends_with_the_same_weights(base, sst2, device, tmp_path, stop_at):
     class Stop(Exception):
         pass
 
@@ -88,50 +81,42 @@ def test_a_run_that_was_stopped_anywhere_ends_with_the_same_weights(base, sst2, 
         steps.append(1)
         return {"accuracy": scores[4 * len(steps)]}
 
-    whole = fitted(base, sst2, accelerator, evaluate=evaluate)
+    whole = fitted(base, sst2, device, evaluate=evaluate)
     steps.clear()
     with pytest.raises(Stop):
-        stage = dataclasses.replace(STAGE, on_step=stop)
-        fitted(
-            base,
-            sst2,
-            accelerator,
-            stage=stage,
-            evaluate=evaluate,
-            checkpoints=Checkpoints(tmp_path, "x", steps=2),
-        )
+        checkpoints = Checkpoints(tmp_path, "x", steps=2)
+        fitted(base, sst2, device, stages=[stage(on_step=stop)], evaluate=evaluate, checkpoints=checkpoints)
     steps[:] = steps[: (stop_at // 2 * 2 - (stop_at // 2 * 2) % 4 - (4 if stop_at // 2 * 2 % 4 == 0 else 0)) // 4]
-    resumed = fitted(base, sst2, accelerator, evaluate=evaluate, checkpoints=Checkpoints(tmp_path, "x", steps=2))
+    resumed = fitted(base, sst2, device, evaluate=evaluate, checkpoints=Checkpoints(tmp_path, "x", steps=2))
     assert equal(whole.last, resumed.last)
     assert equal(whole.best, resumed.best)
     assert whole.state == resumed.state
     assert whole.state.best_step == 8  # the first of two equal scores
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before_and_says_so(base, sst2, accelerator, tmp_path):
+def test_a_torn_checkpoint_falls_back_to_the_one_before_and_says_so(base, sst2, device, tmp_path):
     said = []
-    whole = fitted(base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "x", steps=4, say=said.append))
+    whole = fitted(base, sst2, device, checkpoints=Checkpoints(tmp_path, "x", steps=4, say=said.append))
     newest = sorted(tmp_path.glob("step-*"))[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = fitted(base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "x", steps=4, say=said.append))
+    resumed = fitted(base, sst2, device, checkpoints=Checkpoints(tmp_path, "x", steps=4, say=said.append))
     assert equal(whole.last, resumed.last)
     assert f"Checkpoint {newest.name} is damaged" in said[0]
     assert said[1].startswith("Resuming from step-")
 
 
-def test_a_checkpoint_of_another_recipe_is_never_continued(base, sst2, accelerator, tmp_path):
+def test_a_checkpoint_of_another_recipe_is_never_continued(base, sst2, device, tmp_path):
     said = []
-    fitted(base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "x", steps=4))
-    fitted(base, sst2, accelerator, checkpoints=Checkpoints(tmp_path, "y", steps=4, say=said.append))
+    fitted(base, sst2, device, checkpoints=Checkpoints(tmp_path, "x", steps=4))
+    fitted(base, sst2, device, checkpoints=Checkpoints(tmp_path, "y", steps=4, say=said.append))
     assert "belongs to another recipe" in said[0]
     assert not any("Resuming" in line for line in said)
 
 
-def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(base, sst2, accelerator):
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(base, sst2, device):
     base = without_dropout(base)
-    stage = dataclasses.replace(STAGE, epochs=1)
-    plain = fitted(base, sst2, accelerator, stage=stage)
-    student = from_base(base, "classification", 2, 1)
+    plain = fitted(base, sst2, device, stages=[stage(epochs=1)])
+    student = from_base(base, "sequence", 2, 1)
     forward = student.forward
 
     def small_memory(input_ids, **inputs):
@@ -140,7 +125,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(base, sst2,
         return forward(input_ids=input_ids, **inputs)
 
     student.forward = small_memory
-    cramped = fitted(base, sst2, accelerator, stage=stage, student=student)
+    cramped = fitted(base, sst2, device, stages=[stage(epochs=1)], student=student)
     assert cramped.state.micro_batch == 2
     assert [event.split(": ")[1] for event in cramped.state.events] == [
         "micro-batch halved to 4",
@@ -150,60 +135,55 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(base, sst2,
     assert all(torch.allclose(cramped.last[name], plain.last[name], atol=2e-5) for name in plain.last)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(base, sst2, accelerator):
-    student = from_base(base, "classification", 2, 1)
+def test_other_errors_are_not_taken_for_a_lack_of_memory(base, sst2, device):
+    student = from_base(base, "sequence", 2, 1)
 
     def broken(**inputs):
         raise RuntimeError("shapes do not fit")
 
     student.forward = broken
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        fitted(base, sst2, accelerator, student=student)
+        fitted(base, sst2, device, student=student)
 
 
-def test_padding_does_not_change_what_is_learned(base, sst2, accelerator):
+def test_padding_does_not_change_what_is_learned(base, sst2, device):
     base = without_dropout(base)
-    bucket, full = (fitted(base, sst2, accelerator, padding=padding) for padding in ("bucket", "max_length"))
+    bucket, full = (fitted(base, sst2, device, padding=padding) for padding in ("bucket", "max_length"))
     assert all(torch.allclose(bucket.last[name], full.last[name], atol=2e-5) for name in full.last)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_within_a_logging_step(base, sst2, accelerator):
+def test_a_loss_that_is_no_number_ends_the_run_within_a_logging_step(base, sst2, device):
     def poison(student, optimizer, step, steps):
         if step == 2:
             student.classifier.weight.data.fill_(float("nan"))
 
-    result = fitted(base, sst2, accelerator, stage=dataclasses.replace(STAGE, epochs=10, on_step=poison))
+    result = fitted(base, sst2, device, stages=[stage(epochs=10, on_step=poison)])
     assert "nan" in result.diverged
     assert result.state.step == trainer.LOG_EVERY
     assert result.last is None
 
 
-def test_the_hook_is_told_which_of_the_stages_updates_it_follows(base, sst2, accelerator):
+def test_the_hook_is_told_which_of_the_stages_updates_it_follows(base, sst2, device):
     told = []
-    stages = [
-        dataclasses.replace(STAGE, epochs=epochs, on_step=lambda student, optimizer, *count: told.append(count))
-        for epochs in (1, 0.5)
-    ]
-    fitted(base, sst2, accelerator, stage=stages)
+    stages = [stage(epochs=epochs, on_step=lambda _, __, *count: told.append(count)) for epochs in (1, 0.5)]
+    fitted(base, sst2, device, stages=stages)
     assert told == [*((step, 8) for step in range(8)), *((step, 4) for step in range(4))]
 
 
-def test_stages_follow_one_another_and_only_the_last_one_selects(base, sst2, accelerator):
+def test_stages_follow_one_another_and_only_the_last_one_selects(base, sst2, device):
     scores = iter(range(100, 0, -1))
-    stages = [STAGE, dataclasses.replace(STAGE, name="second", lr=1e-4)]
-    result = fitted(base, sst2, accelerator, stage=stages, evaluate=lambda model: {"accuracy": float(next(scores))})
+    stages = [stage(), stage("second", lr=1e-4)]
+    result = fitted(base, sst2, device, stages=stages, evaluate=lambda model: {"accuracy": float(next(scores))})
     assert [entry["stage"] for entry in result.state.dev] == ["labels"] * 4 + ["second"] * 4
     assert result.state.best_step == 20
     assert result.state.step == 32
 
 
-def test_sigterm_writes_a_checkpoint_and_leaves(base, sst2, accelerator, tmp_path, monkeypatch):
+def test_sigterm_writes_a_checkpoint_and_leaves(base, sst2, device, tmp_path, monkeypatch):
     monkeypatch.setattr(interrupt, "_asked", False)
-    stage = dataclasses.replace(
-        STAGE, on_step=lambda student, optimizer, step, steps: step == 5 and interrupt._note(signal.SIGTERM, None)
-    )
+    told = stage(on_step=lambda student, optimizer, step, steps: step == 5 and interrupt._note(signal.SIGTERM, None))
     with pytest.raises(interrupt.Interrupted):
-        fitted(base, sst2, accelerator, stage=stage, checkpoints=Checkpoints(tmp_path, "x"))
+        fitted(base, sst2, device, stages=[told], checkpoints=Checkpoints(tmp_path, "x"))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000006.safetensors"]
 
 
@@ -241,10 +221,10 @@ def test_the_rate_rises_and_falls_linearly(step, factor):
 
 
 def test_biases_and_layer_norms_do_not_decay_and_learned_ranges_have_their_own_rate(base):
-    student = from_base(base, "classification", 2, 1)
+    student = from_base(base, "sequence", 2, 1)
     student.classifier.input_quantizer = Threshold(4)
     student.classifier.input_quantizer.role = "activations"
-    optimizer = optimizers.build(student, dataclasses.replace(STAGE, quantizer_lr={"activations": 0.5}))
+    optimizer = optimizers.build(student, dataclasses.replace(OPTIMIZATION, quantizer_lr={"activations": 0.5}))
     quantizer = next(group for group in optimizer.param_groups if len(group["params"]) == 1)
     decayed, undecayed = (group for group in optimizer.param_groups if group is not quantizer)
     decayed, undecayed = (decayed, undecayed) if decayed["weight_decay"] else (undecayed, decayed)
@@ -256,7 +236,7 @@ def test_biases_and_layer_norms_do_not_decay_and_learned_ranges_have_their_own_r
 
 
 def run(run_request, tmp_path, base_path, sst2_path, name="a", folders=None, **changes):
-    return harness.run(
+    return harness.execute(
         {**copy.deepcopy(run_request), **changes},
         fp32,
         tmp_path / name,
@@ -267,17 +247,15 @@ def run(run_request, tmp_path, base_path, sst2_path, name="a", folders=None, **c
 
 
 def test_a_run_writes_every_file_and_its_score_is_the_loaded_files(
-    run_request, tmp_path, base_path, sst2_path, sst2, accelerator
+    run_request, tmp_path, base_path, sst2_path, sst2, device
 ):
     record = run(run_request, tmp_path, base_path, sst2_path)
     folder = tmp_path / "a"
-    assert {path.name for path in folder.iterdir()} == {*harness.OUTPUTS, ".lock"} - {harness.LATENT}
+    assert {path.name for path in folder.iterdir()} == {*harness.OUTPUTS, ".lock"} - {LATENT, ALLOCATION}
     for name, digest in record["files"].items():
         assert files.sha256_file(folder / name) == digest
     model, meta = harness.artifact.load(folder / "last.safetensors")
-    outputs = np.stack(
-        trainer.predict(model, sst2.dev["validation"], accelerator=accelerator, padding="bucket", max_length=32)
-    )
+    outputs = np.stack(trainer.predict(model, loader(sst2, "validation"), device))
     stored = np.load(folder / "predictions.npz")
     np.testing.assert_array_equal(stored["last.validation"], outputs)
     right = (outputs.argmax(1) == stored["labels.validation"]).mean()
@@ -312,7 +290,7 @@ def test_where_the_best_model_is_the_last_it_is_scored_once(run_request, tmp_pat
 
 
 def taught(run_request, teacher: str = "fp32"):
-    spec = {**run_request["spec"], "teacher": teacher, "recipe": {**run_request["spec"]["recipe"], "terms": {"logits": 1.0}}}
+    spec = {**run_request["spec"], "recipe": {**run_request["spec"]["recipe"], "terms": {"logits": 1.0}}}
     return {
         "method": "fp32_kd",
         "spec": spec,
@@ -334,7 +312,7 @@ def test_a_weak_teacher_stops_its_students_unless_told_otherwise(run_request, tm
     record = run(
         run_request, tmp_path, base_path, sst2_path, "b", ancestors, **{**taught(run_request), "allow_weak_teacher": True}
     )
-    assert record["teacher"]["sha256"] == weak["files"]["last.safetensors"]
+    assert record["ancestors"]["teacher"]["sha256"] == weak["files"]["last.safetensors"]
 
 
 def test_a_teacher_whose_model_is_damaged_or_gone_is_refused_by_name(run_request, tmp_path, base_path, sst2_path):
@@ -361,9 +339,9 @@ def test_divergence_is_a_result_and_reaches_descendants(run_request, tmp_path, b
     child = run(run_request, tmp_path, base_path, sst2_path, "b", {"teacher": tmp_path / "teacher"}, **taught(run_request))
     assert child["status"] == "diverged (ancestor)"
     assert "fp32" in child["reason"]
-    assert child["teacher"]["sha256"] is None
+    assert child["ancestors"]["teacher"]["sha256"] is None
     for folder in ("teacher", "b"):
-        assert {path.name for path in (tmp_path / folder).iterdir()} == {"run.json", "machine.json", ".lock"}
+        assert {path.name for path in (tmp_path / folder).iterdir()} == {"run.json", "record.json", "machine.json", ".lock"}
 
 
 def test_a_divergence_leaves_nothing_of_the_run_that_stood_there(run_request, tmp_path, base_path, sst2_path):

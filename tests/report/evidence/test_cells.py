@@ -218,7 +218,7 @@ def test_a_search_run_has_no_cell(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("run.json", "{", "not valid JSON"),
+        ("run.json", "{", "is damaged"),
         ("run.json", "[]", "no JSON object"),
         ("run.json", '{"format": 2}', "does not fit run.schema.yaml"),
         ("machine.json", None, "machine.json"),
@@ -227,7 +227,7 @@ def test_a_search_run_has_no_cell(tmp_path, capsys):
         ("predictions.npz", "other bytes", "sha256 differs"),
         ("last.safetensors", None, "is missing"),
         ("benchmark.tsv", "nonsense", "not a benchmark"),
-        ("run.json", "[" * 100_000, "not valid JSON"),
+        ("run.json", "[" * 100_000, "is damaged"),
     ],
 )
 def test_a_damaged_run_folder_is_named(name, content, words, tmp_path, capsys):
@@ -245,5 +245,5 @@ def test_not_finite_numbers_never_reach_a_cell(number, tmp_path):
     folder = write_run(tmp_path / "run", run_record(last=61.25))
     text = (folder / "run.json").read_text()
     (folder / "run.json").write_text(text.replace("61.25", number))
-    with pytest.raises(UserError, match="not valid JSON"):
+    with pytest.raises(UserError, match="is damaged"):
         make_cell([folder], "last", ABOUT)

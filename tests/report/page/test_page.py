@@ -181,6 +181,9 @@ def test_the_headline_is_what_the_cells_allow(cells):
     for summary in rounded["measured"]["protocols"].values():
         summary["metrics"]["accuracy"]["mean"] = 99.0
     assert headline(compare([full, rounded])).startswith("Rounding, 2 bits gains ")
+    for summary in rounded["measured"]["protocols"].values():
+        summary["metrics"]["accuracy"]["mean"] = full["measured"]["protocols"]["last"]["metrics"]["accuracy"]["mean"]
+    assert "loses less than 0.1 points" in headline(compare([full, rounded]))
 
 
 def test_a_pairs_table_is_corrected_and_antisymmetric(cells):

@@ -1,4 +1,4 @@
-"""The page as Snakemake makes it: whole, from the cells that exist, and beside its own offline report."""
+"""The page as Snakemake makes it: of all cells, of those that exist, and in its own offline report."""
 
 import subprocess
 import sys
@@ -13,12 +13,12 @@ from tests.fixtures import cells as fixture
 
 ROOT = Path(__file__).resolve().parents[3]
 TASKS = ("cola", "rte")
+PAGE = "report/html/demo/index.html"
 
 
 def snakemake(folder: Path, *words: str, methods: tuple[str, ...] = ("fp32",)) -> subprocess.CompletedProcess:
     (folder / "tiny.yaml").write_text(yaml.safe_dump({"tasks": list(TASKS), "methods": list(methods)}))
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    # only this rule: the cells are invented here, and nothing shall be trained to replace them
     return subprocess.run(
         [*command, *words, "--configfile", "tiny.yaml"], capture_output=True, text=True, timeout=300, cwd=folder
     )
@@ -29,26 +29,35 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     for cell in fixture.board(("fp32",), TASKS, seeds=(1, 2), rows=60, source="generated"):
         write_json(folder / f"results/{cell['request']['method']}_{cell['request']['task']}.json", cell)
-    # only this rule: the cells are invented here, and nothing shall be trained to replace them
-    done = snakemake(folder, "report/html/index.html", "--cores", "1", "--allowed-rules", "page")
+    # only this rule: the cells are invented, and nothing must be trained to replace them
+    done = snakemake(folder, PAGE, "--cores", "1", "--allowed-rules", "page")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
 
 def test_one_rule_makes_page_tables_and_figures(project):
-    made = {str(path.relative_to(project / "report/html")) for path in (project / "report/html").rglob("*.*")}
+    made = {str(path.relative_to(project / "report/html/demo")) for path in (project / "report/html/demo").rglob("*.*")}
     assert {"index.html", "tables/glue_last.csv", "tables/glue_best.tex", "tables/references.bib"} <= made
-    assert {"figures/size_rte.svg", "figures/size_average.pdf", "figures/curves_cola.svg", "figures/seeds_rte.pdf"} <= made
+    assert {
+        "figures/size_rte.svg",
+        "figures/size_average_glue.pdf",
+        "figures/curves_cola.svg",
+        "figures/seeds_rte.pdf",
+    } <= made
+
+
+def test_the_entry_page_leads_to_the_presets_page(project):
+    assert '<a href="demo/index.html">demo</a>' in (project / "report/html/index.html").read_text()
 
 
 def test_snakemakes_own_report_is_made_offline_with_captions(project):
-    done = snakemake(project, "report/html/index.html", "--allowed-rules", "page", "--report", "report.zip")
+    done = snakemake(project, PAGE, "--allowed-rules", "page", "--report", "report.zip")
     assert done.returncode == 0, done.stdout + done.stderr
     with zipfile.ZipFile(project / "report.zip") as archive:
         names = archive.namelist()
         text = "".join(archive.read(name).decode(errors="replace") for name in names if name.endswith((".html", ".js")))
     assert any(name.endswith("size_rte.svg") for name in names) and any(name.endswith("glue_last.csv") for name in names)
-    for caption in ("one self-contained file", "numbers as numbers", "hollow points"):
+    for caption in ("one self-contained file", "numbers as numbers", "Hollow points"):
         assert caption in text, caption
 
 
@@ -60,8 +69,8 @@ def test_partial_makes_the_page_of_what_exists_and_says_what_failed(project):
     done = snakemake(project, "partial", "--cores", "1", methods=("fp32", "lsq_4bit"))
     (project / "aside.json").rename(project / "results/fp32_rte.json")
     assert done.returncode == 0, done.stdout + done.stderr
-    page = (project / "report/html/index.html").read_text()
-    assert "2 cells failed: fp32 on RTE, lsq_4bit on RTE." in page
+    page = (project / PAGE).read_text()
+    assert "2 cells failed: fp32 on rte, lsq_4bit on rte." in page, "without a cell there is no title"
     assert "failed: The disk is full" in page
     assert "its ancestor fp32 failed: The disk is full" in page
 
@@ -69,5 +78,5 @@ def test_partial_makes_the_page_of_what_exists_and_says_what_failed(project):
 def test_partial_without_any_cell_is_one_line(tmp_path):
     done = snakemake(tmp_path, "partial", "--cores", "1")
     assert done.returncode != 0
-    assert "there is no cell to make a page from; make one first" in done.stdout + done.stderr
+    assert "There is no cell to make a page from: make one first" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
