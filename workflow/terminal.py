@@ -65,8 +65,8 @@ def _matters(record: logging.LogRecord) -> bool:
 
 def _failure(record: logging.LogRecord) -> str:
     """Return what failed and the end of its log."""
-    words = " ".join(str(value) for value in dict(getattr(record, "wildcards", None) or {}).values())
-    line = f"Failed: {getattr(record, 'rule_name', 'a job')} {words}".rstrip()
+    products = ", ".join(map(str, getattr(record, "output", None) or [])) or getattr(record, "rule_name", "a job")
+    line = f"Failed: {products}"
     for log in getattr(record, "log", None) or []:
         try:
             last = Path(str(log)).read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]

@@ -1,4 +1,6 @@
 import errno
+import json
+import os
 import subprocess
 import sys
 
@@ -138,3 +140,71 @@ def test_only_strict_json_objects_are_read(content, tmp_path):
         files.read_object(path)
     path.write_text('{"a": 1.5}')
     assert files.read_object(path) == {"a": 1.5}
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '{"request": {}}'])
+def test_a_document_without_what_is_needed_is_one_line(content, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"run\.json (holds no JSON object|is damaged \(it lacks 'files'\))"):
+        files.read_object(path, keys=("request", "files"))
+
+
+def test_a_folder_in_place_of_a_document_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="is a folder and should be a file"):
+        files.read_json(tmp_path)
+
+
+def header_of(path) -> tuple[dict, bytes]:
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def put_header(path, header: str, rest: bytes) -> None:
+    path.write_bytes(len(header.encode()).to_bytes(8, "little") + header.encode() + rest)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "BF16", "F4", "I64", "NONE"])
+def test_a_tensor_of_a_type_that_numpy_does_not_know_is_one_line(dtype, tmp_path):
+    path = tmp_path / "a.safetensors"
+    files.write_sealed(path, {"codes": ARRAYS["codes"]}, {})
+    header, rest = header_of(path)
+    header["codes"]["dtype"] = dtype
+    put_header(path, json.dumps(header), rest)
+    with pytest.raises(UserError, match=r"a\.safetensors is damaged"):
+        files.read_sealed(path)
+
+
+@pytest.mark.parametrize(
+    "meta", ["[" * 100_000, "[]", "null", '{"meta": {}, "tensors": [], "seal": ""}', "{", '{"meta": 1}']
+)
+def test_a_header_of_another_shape_is_one_line(meta, tmp_path):
+    path = tmp_path / "a.safetensors"
+    files.write_sealed(path, {"codes": ARRAYS["codes"]}, {})
+    header, rest = header_of(path)
+    header["__metadata__"][files.HEADER] = meta
+    put_header(path, json.dumps(header), rest)
+    with pytest.raises(UserError, match=r"a\.safetensors is damaged"):
+        files.read_sealed(path)
+
+
+def test_the_temporary_file_of_a_killed_writer_goes_with_the_next_write(tmp_path):
+    code = (
+        "import os, signal; from pathlib import Path; from methods.common import files\n"
+        f"with files.atomic(Path({str(tmp_path / 'a.json')!r})) as path: path.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code])
+        assert len(list(tmp_path.glob(".a.json.*.tmp"))) == 1
+    (tmp_path / f".b.json.{files.HOST}.{os.getpid()}.tmp").touch()  # its writer lives
+    (tmp_path / ".a.json.elsewhere.999999999.tmp").touch()  # of another machine: nobody here can tell
+    (tmp_path / f".c.json.{files.HOST}.999999999.tmp").touch()
+    files.write_json(tmp_path / "a.json", {})
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {
+        "a.json", f".b.json.{files.HOST}.{os.getpid()}.tmp", ".a.json.elsewhere.999999999.tmp",
+        f".c.json.{files.HOST}.999999999.tmp",
+    }  # fmt: skip
+    files.remove_litter(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == left - {f".c.json.{files.HOST}.999999999.tmp"}

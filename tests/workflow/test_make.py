@@ -19,6 +19,7 @@ PIN_FILES = ["constraints.txt", "requirements.txt", "requirements-dev.txt"]
 STAND_IN = f"""#!/bin/sh
 [ "$1" = -c ] && exec {sys.executable} "$@"
 echo "$(basename "$0") $*" >> calls
+case "$*" in *install*) printf '%s\\n' "$PIP_SAYS" ;; esac
 case "$*" in *"${{DIE_AT:-never}}"*) kill -9 $$ ;; esac
 [ "$2" = venv ] || exit 0
 mkdir -p .venv/bin
@@ -64,7 +65,7 @@ def test_first_make_installs_torch_first_and_alone_then_builds_and_names_the_pag
     process, calls = make(project)
     assert process.returncode == 0
     assert calls == MADE + BUILT
-    assert process.stdout.splitlines()[-1] == f"The page: {project}/report/html/index.html"
+    assert process.stdout.splitlines()[-1] == f"All pages: {project}/report/html/index.html"
 
 
 def test_second_make_installs_nothing(project):
@@ -153,7 +154,7 @@ def test_a_python_that_does_not_exist_is_refused_in_one_line(project):
 def test_a_failed_build_fails_and_names_no_page(project):
     process, _ = make(project, DIE_AT="--cores")
     assert process.returncode != 0
-    assert "The page" not in process.stdout
+    assert "All pages" not in process.stdout
 
 
 def test_arguments_go_on_to_snakemake_and_pytest(project):
@@ -163,10 +164,43 @@ def test_arguments_go_on_to_snakemake_and_pytest(project):
 
 def test_clean_removes_products_and_leaves_the_environment_and_what_git_keeps(project):
     make(project)
-    for name in ["results/demo/runs/a", "results/.gitkeep", "report/html/index.html", "report/page.py"]:
+    for name in ["results/demo/runs/a", "results/README.md", "report/html/index.html", "report/page.py"]:
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).touch()
     make(project, "clean")
     left = {str(path.relative_to(project)) for top in ("results", "report") for path in (project / top).rglob("*")}
-    assert left == {"results/.gitkeep", "report/page.py"}
+    assert left == {"results/README.md", "report/page.py"}
     assert make(project)[1] == BUILT
+
+
+PIP_SAYS = """Looking in indexes: nowhere
+Collecting numpy==2.4.1 (from -c constraints.txt)
+  Downloading numpy-2.4.1-cp311-cp311-manylinux.whl (16.9 MB)
+Collecting tqdm>=4.67 (from somewhere)
+  Using cached tqdm-4.67.1-py3-none-any.whl (78 kB)
+Installing collected packages: tqdm, numpy
+Successfully installed numpy-2.4.1 tqdm-4.67.1"""
+
+
+def test_packages_are_named_as_they_come(project):
+    process, _ = make(project, PIP_SAYS=PIP_SAYS)
+    assert process.returncode == 0
+    lines = process.stdout.splitlines()
+    assert lines.count("  numpy (16.9 MB) tqdm") == 2
+    assert lines.count("  installing 2 packages") == 2
+    assert "indexes" not in process.stdout
+
+
+def test_a_failed_installation_fails(project):
+    process, calls = make(project, DIE_AT="-r requirements.txt")
+    assert process.returncode != 0
+    assert BUILT[0] not in calls
+
+
+def test_no_part_of_the_folders_name_is_executed(tmp_path, project):
+    moved = project.rename(tmp_path.with_name("it's $(touch PWNED) `touch PWNED` now"))
+    process, calls = make(moved)
+    assert process.returncode == 0, process.stderr
+    assert calls == MADE + BUILT
+    assert process.stdout.splitlines()[-1] == f"All pages: {moved}/report/html/index.html"
+    assert not list(moved.parent.rglob("PWNED"))

@@ -1,5 +1,7 @@
 # Shared by all the rules - the catalogue, the legal names, and the Python that the jobs use.
 
+if "{" in str(workflow.current_basedir) or "}" in str(workflow.current_basedir):
+    sys.exit("error: Snakemake takes braces in a path for wildcards: rename the project's folder or the one that holds it.")
 try:
     CONFIG = catalogues.merge(catalogues.read_config(), config)
     CATALOGUE = catalogues.load(catalogues.merge(CONFIG, catalogues.typed(dict(workflow.config_settings.config))))
