@@ -29,7 +29,13 @@ NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-
 RUN_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/run.py")
 RUN_SOURCES += ("methods/tasks/kinds", "methods/tasks/data.py", "methods/tasks/losses.py", "methods/tasks/text.py")
 SCORING_SOURCES = ("methods/scoring",)
-DATA_SOURCES = ("methods/tasks/kinds", "methods/tasks/encode.py", "methods/tasks/hub.py", "methods/tasks/data.py")
+DATA_SOURCES = (
+    "methods/tasks/kinds",
+    "methods/tasks/encode.py",
+    "methods/tasks/text.py",
+    "methods/tasks/hub.py",
+    "methods/tasks/data.py",
+)
 DATA_SOURCES += ("methods/tasks/sources.py", "methods/tasks/text.py")
 GENERATED_DATA_SOURCES = ("methods/tasks/demo",)
 OWN_DATA_SOURCES = ("methods/tasks/files.py",)
