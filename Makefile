@@ -5,7 +5,13 @@
 
 PYTHON ?= python3
 BIN    := .venv/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off -c constraints.txt
+
+# pip names each package that it finds; the rest of its words is for errors, which come on stderr.
+SHOW   := awk '/^Collecting / { split($$2, name, /[=<>!~;[]/); printf "%s%s", found++ ? " " : "  ", name[1]; fflush() } \
+           /^ *Downloading .* MB\)$$/ { printf " %s %s", $$(NF-1), $$NF; fflush() } \
+           /^Installing collected/ { printf "\n  installing %d packages\n", found; fflush() } END { if (found) print "" }'
+SHELL  := bash
 
 # An environment is finished when its stamp exists: the stamp is written last and named by what the environment was made
 # from (a moved .venv does not work, hence the folder), so neither a touched file nor a switched branch rebuilds anything.
@@ -20,7 +26,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_USER PIP_TARGET PIP_PREFIX
 
 all: $(RUNTIME)
 	$(BIN)/snakemake --cores all all $(ARGS)
-	@echo "The page: $(CURDIR)/report/html/index.html"
+	@printf 'All pages: %s/report/html/index.html\n' "$$PWD"
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(ARGS)
@@ -31,9 +37,11 @@ lint: $(DEV)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-# Every product, trained models included; the environment stays.
+# Every product, trained models included; the environment and what git keeps stay.
 clean:
-	rm -rf results/* report/html .snakemake
+	mkdir -p results
+	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf report/html .snakemake
 
 distclean: clean
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
@@ -57,13 +65,13 @@ $(RUNTIME):
 	@echo "Making .venv, once: PyTorch first, then the rest. This takes some minutes."
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
-	@$(PIP) $$(grep '^torch==' requirements.txt)
-	@$(PIP) -r requirements.txt
+	@set -o pipefail; $(PIP) $$(grep '^torch==' requirements.txt) | $(SHOW)
+	@set -o pipefail; $(PIP) -r requirements.txt | $(SHOW)
 	@touch $@
 
 # The stamps are away while pip works, so that being killed here too leads to a fresh start.
 $(DEV): | $(RUNTIME)
 	@echo "Adding the test and lint tools to .venv."
 	@rm -f $(RUNTIME)
-	@$(PIP) -r requirements-dev.txt
+	@set -o pipefail; $(PIP) -r requirements-dev.txt | $(SHOW)
 	@touch $(RUNTIME) $@

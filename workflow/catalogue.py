@@ -29,7 +29,13 @@ NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-
 RUN_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/run.py")
 RUN_SOURCES += ("methods/tasks/kinds", "methods/tasks/data.py", "methods/tasks/losses.py", "methods/tasks/text.py")
 SCORING_SOURCES = ("methods/scoring",)
-DATA_SOURCES = ("methods/tasks/kinds", "methods/tasks/encode.py", "methods/tasks/hub.py", "methods/tasks/data.py")
+DATA_SOURCES = (
+    "methods/tasks/kinds",
+    "methods/tasks/encode.py",
+    "methods/tasks/text.py",
+    "methods/tasks/hub.py",
+    "methods/tasks/data.py",
+)
 DATA_SOURCES += ("methods/tasks/sources.py", "methods/tasks/text.py")
 GENERATED_DATA_SOURCES = ("methods/tasks/demo",)
 OWN_DATA_SOURCES = ("methods/tasks/files.py",)
@@ -307,11 +313,12 @@ def read_yaml(path: Path) -> dict:
     """Return the mapping in a YAML file; raise one line where it holds anything else."""
     name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), LOADER)
+        text = path.read_text(encoding="utf-8")
+        if _depth(text) > DEEPEST:  # libyaml's loader recurses, and ends the process where the stack does
+            raise ConfigError(f"{name} is nested too deeply: write it as config/README.md shows.")
+        value = yaml.load(text, LOADER)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ConfigError(f"{name} is nested too deeply: write it as config/README.md shows.") from None
     except OSError as error:
         raise ConfigError(f"{name} cannot be read ({error.strerror}): put the file back.") from None
     value = {} if value is None else value
@@ -321,6 +328,17 @@ def read_yaml(path: Path) -> dict:
         )
     _check_tree(value, str(name))
     return value
+
+
+def _depth(text: str) -> int:
+    """Return how deeply a YAML text is nested, as far as one level more than is allowed."""
+    depth = deepest = 0
+    for event in yaml.parse(text, LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        deepest = max(deepest, depth)
+        if deepest > DEEPEST:
+            break
+    return deepest
 
 
 def _check_tree(value, where: str, place: tuple = ()) -> None:

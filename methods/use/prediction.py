@@ -9,8 +9,10 @@ from tokenizers import Tokenizer
 from methods.common.errors import UserError
 from methods.common.files import sha256
 from methods.model import artifact
-from methods.run import accelerate
+from methods.model.anatomy import anatomy
 from methods.tasks import encode, kinds
+from methods.training.device import open_device
+from methods.training.loader import Loader
 from methods.training.trainer import Diverged, predict
 
 GENERAL = ("text", "pair")  # what a line of input may call the texts of any task
@@ -24,8 +26,8 @@ class Predictor:
         model, self.meta = artifact.load(path)
         self.kind = kinds.of(self.meta["kind"])
         self.tokenizer = Tokenizer.from_str(tokenizer_of(path, self.meta, base))
-        self.accelerator, _, _ = accelerate("fp32")
-        self.model = model.to(self.accelerator.device)
+        self.device, _, _ = open_device("fp32")
+        self.model = model.to(self.device.device)
 
     def texts(self, given: list, where: str = "") -> tuple[str, ...]:
         """Return the texts of one row if they are those that the task takes; `where` begins the error otherwise."""
@@ -48,11 +50,20 @@ class Predictor:
         in the same batch, as in scoring.
         """
         columns = dict(zip(self.meta["columns"], map(list, zip(*rows, strict=True)), strict=True))
-        shape = {key: self.meta[key] for key in ("padding", "max_length")}
+        max_length = self.meta["max_length"]
         self.tokenizer.no_padding()
-        split = self.kind.encode(self.kind.unlabelled(columns), self.meta, shape["max_length"], self.tokenizer, "request")
+        split = self.kind.encode(self.kind.unlabelled(columns), self.meta, max_length, self.tokenizer, "request")
+        loader = Loader(
+            split,
+            self.kind,
+            self.device.device,
+            padding=self.meta["padding"],
+            max_length=max_length,
+            pad=self.model.config.pad_token_id or 0,
+            segments=anatomy(self.model).segments,
+        )
         try:
-            outputs = predict(self.model, split, accelerator=self.accelerator, exact=True, **shape)
+            outputs = predict(self.model, loader, self.device, exact=True)
         except Diverged:
             raise UserError(
                 f"{self.path} returns numbers that are not finite for these texts: make its run again."

@@ -69,7 +69,7 @@ class Run:
 def make_cell(folders: list[Path], primary: str, about: dict, overrides: dict | None = None) -> dict:
     """Read the runs in `folders` and return their cell.
 
-    `about` holds what the catalogue says of the method and the task (title, family, suite), `overrides` the configuration
+    `about` holds what the catalogue knows of the method and the task (title, family, suite), `overrides` the configuration
     that the user set over the preset.
     """
     runs = sorted((read_run(folder) for folder in folders), key=lambda run: run.seed)
@@ -140,7 +140,7 @@ def _setting(value) -> str:
 def read_run(folder: Path) -> Run:
     """Read a run, and check that its files exist and that its predictions are those that it recorded.
 
-    The model files are not hashed again: they are large, and whoever loads one checks it.
+    The model files are not hashed again: they are large, and every reader of one checks it.
     """
     record = read_object(folder / "run.json")
     files = record.get("files")

@@ -42,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Cloud:
-    """All points of one plot, from the smallest on, and the methods without a point, each with the reason."""
+    """The points of one plot, smallest first, and the methods without a point, each with the reason."""
 
     title: str
     quality: str

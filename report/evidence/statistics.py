@@ -174,7 +174,7 @@ def estimate(scores: np.ndarray, resampled: np.ndarray | None) -> Estimate | Non
     own = float(resampled.var(axis=0, ddof=1, dtype=np.float64).mean())
     of_sums = float(resampled.sum(axis=1, dtype=np.float64).var(ddof=1))
     of_examples = max(0.0, (of_sums / seeds - own) / (seeds - 1))  # what all seeds share: the mean covariance of two
-    # Few seeds may agree by chance, more than models that differ in anything can be expected to. The variance stands as it
+    # Few seeds may agree by chance, more than models that differ in anything can be expected to. The variance stays as it
     # is, but its degrees of freedom must not be inflated by that, or two seeds would give intervals that are too narrow.
     expected = max(of_models, own - of_examples)
     freedom = (seeds - 1) * (1 + seeds * of_examples / expected) ** 2 if expected else math.inf

@@ -1,4 +1,4 @@
-"""Every seed of every method on one task, with means' intervals: the spread behind the tables' deviations."""
+"""Seeds of every method on one task, with intervals of their means: the spread behind the tables' deviations."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,7 +1,7 @@
 """Paper against ours: published figures beside the benchmark's own, each with a verdict.
 
 `published.csv` holds the figures with their sources and a confidence: `high` was read in a repository or document,
-`medium` was recalled and cross-checked. `published.yaml` says which rows belong to our methods and tasks. Full-precision
+`medium` was recalled and cross-checked. `published.yaml` maps them to our methods and tasks. Full-precision
 baselines differ from paper to paper, so drops are compared too, each from its own. A paper gives one run, so the question is
 whether one more run of ours could have given its figure: Student's prediction interval over our seeds answers it.
 """

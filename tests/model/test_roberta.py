@@ -77,7 +77,9 @@ def test_the_base_file_keeps_what_the_architecture_needs(roberta, tmp_path):
     assert model.base_model.embeddings.padding_idx == 1
     assert len(layers(model)) == 2 and pooler(model) is None
     assert len(matrices(model)) == 1 + 2 * 6
-    assert all(torch.equal(model.base_model.state_dict()[name], torch.from_numpy(array)) for name, array in base.weights.items())
+    assert all(
+        torch.equal(model.base_model.state_dict()[name], torch.from_numpy(array)) for name, array in base.weights.items()
+    )
 
 
 @pytest.mark.parametrize("head", ["sequence", "span", "token"])
@@ -98,7 +100,9 @@ def test_pairs_have_two_separators_and_no_segments(roberta, write_task):
     assert (batch["input_ids"][batch["attention_mask"] == 0] == 1).all()
 
 
-@pytest.mark.parametrize("method", ["fp32", "twn_2bit", "lsq_4bit", "lsq_4bit_step", "rtn_8bit", "int8_dynamic", "dynabert_half"])
+@pytest.mark.parametrize(
+    "method", ["fp32", "twn_2bit", "lsq_4bit", "lsq_4bit_step", "rtn_8bit", "int8_dynamic", "dynabert_half"]
+)
 def test_it_trains_packs_comes_back_and_scores(method, runs, device):
     record, folder = runs(method)
     assert record["status"] == "ok"
@@ -130,7 +134,11 @@ def test_every_matrix_and_the_word_embedding_are_quantized(method, runs):
     assert {name.removeprefix("roberta.") for name in found} >= set(matrices(runs.students[folder]))
     assert {(entry["layer"], entry["matrix"]) for entry in record["quantization_error"]} >= {
         (0, "word embedding"),
-        *((layer, part) for layer in (1, 2) for part in ("query", "key", "value", "attention output", "intermediate", "output")),
+        *(
+            (layer, part)
+            for layer in (1, 2)
+            for part in ("query", "key", "value", "attention output", "intermediate", "output")
+        ),
     }
 
 

@@ -15,7 +15,7 @@ from methods.common.files import sha256_file
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, base_path, sst2_path, request_of_fp32):
     folder = tmp_path_factory.mktemp("run")
-    harness.run(request_of_fp32, fp32, folder, data_path=sst2_path, base_path=base_path, ancestors={})
+    harness.execute(request_of_fp32, fp32, folder, data_path=sst2_path, base_path=base_path, ancestors={})
     return folder
 
 

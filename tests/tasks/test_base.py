@@ -39,7 +39,7 @@ def test_a_base_that_does_not_fit_the_data_is_refused_before_training(
         line = r"has inputs of 64 tokens, but the model of .* reads 32: lower the task's max_length"
     write_base(tmp_path / "base.safetensors", other)
     with pytest.raises(UserError, match=line) as error:
-        harness.run(
+        harness.execute(
             run_request, fp32, tmp_path / "run", data_path=data_path, base_path=tmp_path / "base.safetensors", ancestors={}
         )
     assert "\n" not in str(error.value)

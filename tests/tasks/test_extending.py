@@ -10,37 +10,38 @@ from tests.fixtures.copies import ROOT, copy_project, run_in
 USE = """
 import json, sys
 import numpy as np, torch
-from accelerate import Accelerator
-from transformers import BertConfig
 from methods.model import artifact
-from methods.model.encoder import Base, bert, from_base, logits, wordpiece, write_base
+from methods.model.encoder import Base, build, from_base, wordpiece, write_base
 from methods.__main__ import main
 from methods.tasks import data, kinds
 from methods.training import trainer
+from methods.training.device import open_device
+from methods.training.loader import Loader
 
 torch.manual_seed(0)
 words = "ann saw the do ##g bob and ran .".split()
 config = dict(vocab_size=len(words) + 4, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
 tokenizer = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])
-weights = {name: value.numpy() for name, value in bert(BertConfig(**config), "sequence", 2).bert.state_dict().items()}
+weights = {name: value.numpy() for name, value in build(config, "sequence", 2).base_model.state_dict().items()}
 write_base("base.safetensors", Base(weights, config, tokenizer, {"source": "generated", "id": "tiny", "revision": "0"}))
 assert main(["data", "names", "--base", "base.safetensors", "--out", "names.safetensors"]) == 0
 task = data.load("names.safetensors")
 base = Base(weights, config, tokenizer, {})
 student, teacher = (from_base(base, task.kind.head, task.kind.outputs(task.meta["labels"]), seed) for seed in (1, 2))
-inputs = {"accelerator": Accelerator(cpu=True), "padding": "bucket", "max_length": task.meta["max_length"]}
-predict = lambda: trainer.predict(student, task.dev["validation"], **inputs)
+device, _, _ = open_device("fp32")
+loader = Loader(task.train, task.kind, device.device, max_length=task.meta["max_length"])
+predict = lambda: trainer.predict(student, loader.on(task.dev["validation"]), device)
 found = {"targets": task.train.targets["labels"].tolist(), "baseline": task.baseline(), "losses": []}
 found["shapes"] = [list(rows.shape) for rows in predict()]
-batch = trainer.tensors(data.collate(task.train, np.arange(3), "bucket", 32), inputs["accelerator"])
+batch = loader.batch(np.arange(3))
 found["collated"] = batch["labels"][1].tolist()
 optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
 student.train()
 for step in range(60):
-    loss = task.kind.loss(logits(trainer.forward(student, batch)), batch)
+    loss = task.kind.loss(trainer.forward(student, batch).logits, batch)
     found["losses"].append(loss.mean().item())
     optimizer.zero_grad(), loss.mean().backward(), optimizer.step()
-own, other = (logits(trainer.forward(model.eval(), batch)) for model in (student, teacher))
+own, other = (trainer.forward(model.eval(), batch).logits for model in (student, teacher))
 found["soft"] = [task.kind.soft_loss(own, target, batch).mean().item() for target in (own, other)]
 predictions = task.predictions({"validation": predict()})
 found["score"] = task.score(predictions)
@@ -77,6 +78,17 @@ def test_the_kind_of_the_docs_encodes_learns_scores_and_answers(tmp_path):
     assert found["score"] == found["evaluate"] == {"accuracy": 100.0}
     words = ["python", "-m", "methods", "predict", "model.safetensors", "Bob saw Ann", "--base", "base.safetensors"]
     assert run_in(tmp_path, *words).stdout == "labels  Bob/NAME saw/OTHER Ann/NAME\n"
+
+    tiny = {
+        "tasks": ["names"],
+        "allow_weak_teacher": True,
+        "base": {"layers": 1, "hidden": 32, "heads": 2, "intermediate": 64, "texts": 400},
+    }
+    (tmp_path / "tiny.yaml").write_text(json.dumps(tiny))
+    run_in(tmp_path, "snakemake", "results/lsq_4bit_names.json", "--cores", "1", "--configfile", "tiny.yaml")
+    cell = json.loads((tmp_path / "results/lsq_4bit_names.json").read_text())
+    assert (cell["about"]["task"]["kind"], cell["measured"]["metric"]) == ("tagging", "accuracy")
+    assert cell["measured"]["teacher"]["method"] == "fp32" and cell["measured"]["outcomes"]["kind"] == "labels"
 
     (tmp_path / "names.csv").write_text("text,label\nAnn ran,NAME\n")
     done = run_in(tmp_path, "python", "-m", "methods", "data", "names", "--base", "base.safetensors", check=False)

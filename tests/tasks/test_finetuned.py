@@ -60,7 +60,7 @@ def test_the_base_file_computes_what_the_folder_does(save, tmp_path, kind):
 
     taken = from_base(base, kinds.of(kind).head, kinds.of(kind).outputs(labels), seed=1).eval()
     with torch.no_grad():
-        for ours, theirs in zip(logits(forward(taken, inputs())), logits(model(**inputs())), strict=True):
+        for ours, theirs in zip(forward(taken, inputs()).logits, logits(model(**inputs())), strict=True):
             assert torch.equal(ours, theirs)
     assert base.source["source"] == "finetuned" and base.source["id"] == "model"
 
@@ -69,7 +69,7 @@ def test_outputs_are_matched_by_name_and_put_in_the_tasks_order(save):
     folder, model = save(BertForSequenceClassification, id2label={0: "Positive", 1: "Negative"})
     taken = from_base(finetuned.load(folder, TASK), "sequence", 2, seed=1).eval()
     with torch.no_grad():
-        assert torch.equal(logits(forward(taken, inputs()))[0], model(**inputs()).logits.flip(1))
+        assert torch.equal(forward(taken, inputs()).logits[0], model(**inputs()).logits.flip(1))
 
 
 def test_labels_without_names_keep_their_order(save):
@@ -122,8 +122,8 @@ def damage(folder, how: str) -> None:
     match how:
         case "no config":
             path.unlink()
-        case "roberta":
-            path.write_text(json.dumps({**config, "model_type": "roberta"}))
+        case "electra":
+            path.write_text(json.dumps({**config, "model_type": "electra"}))
         case "a list":
             path.write_text("[]")
         case "no head":
@@ -161,7 +161,7 @@ def damage(folder, how: str) -> None:
     ("how", "line"),
     {
         "no config": r"config\.json is missing or no JSON",
-        "roberta": "describes a 'roberta' model",
+        "electra": "describes a 'electra' model",
         "a list": r"config\.json describes a None model",
         "no head": "lacks 'classifier.weight'",
         "cut": "is damaged or no safetensors file",
@@ -227,7 +227,7 @@ def test_the_run_scores_the_model_as_it_is_and_trains_no_step(save, tmp_path, ba
     request = {"task": "mine", "entry": entry, "source": {"source": "generated"}, "max_length": None, "train_rows": None}
     encode.write_task(data_path, request, base.tokenizer, sources.rows(request))
     asked = {**run_request, "task": "mine", "finetuned": True}
-    record = harness.run(asked, fp32, tmp_path / "run", data_path=data_path, base_path=base_path, ancestors={})
+    record = harness.execute(asked, fp32, tmp_path / "run", data_path=data_path, base_path=base_path, ancestors={})
     assert (record["status"], record["steps"], record["curve"]) == ("ok", 0, [])
     stored, _ = artifact.load(tmp_path / "run/last.safetensors")
     for name, weight in model.state_dict().items():

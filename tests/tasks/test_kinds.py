@@ -80,12 +80,12 @@ def test_the_teachers_outputs_by_hand():
 
 @pytest.mark.parametrize("name", ["classification", "regression", "span"])
 def test_losses_reach_the_head_of_the_kinds_model_and_ignore_longer_padding(name):
-    from methods.model.encoder import logits
     from methods.training.trainer import forward
 
     kind, student, batch = kinds.of(name), model_of(name), batch_of(name)
-    longer = {key: torch.nn.functional.pad(value, (0, 5)) if value.dim() == 2 else value for key, value in batch.items()}
-    short, long = (kind.loss(logits(forward(student, one)), one) for one in (batch, longer))
+    by_token = {key: value for key, value in batch.items() if getattr(value, "ndim", 0) == 2}
+    longer = batch | {key: torch.nn.functional.pad(value, (0, 5)) for key, value in by_token.items()}
+    short, long = (kind.loss(forward(student, one).logits, one) for one in (batch, longer))
     assert torch.allclose(short, long, rtol=1e-4)
     short.sum().backward()
     head = next(parameter for key, parameter in student.named_parameters() if key.startswith(("classifier", "qa_outputs")))

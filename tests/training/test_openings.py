@@ -96,7 +96,9 @@ def test_a_student_with_half_the_layers_follows_the_layers_that_a_map_names(run,
     body = sum(param.numel() for param in student.base_model.parameters())
     assert size["paper_bytes"] == 4 * body
     assert size["counted_bytes"] == pytest.approx(size["file_bytes"], rel=0.01)
-    assert size["fp32_bytes"] - size["paper_bytes"] == 4 * sum(param.numel() for param in layers(student)[0].module.parameters())
+    assert size["fp32_bytes"] - size["paper_bytes"] == 4 * sum(
+        param.numel() for param in layers(student)[0].module.parameters()
+    )
     assert {entry["layer"] for entry in record["quantization_error"]} == set()
 
 
@@ -104,7 +106,10 @@ def test_the_layers_that_are_kept_are_those_that_are_named(base):
     whole = from_base(base, "sequence", 2, 1)
     weights = [layer["query"].weight.clone() for layer in layers(whole)]
     swapped = apply(whole, "layers", keep=[1, 0])
-    assert [torch.equal(layer["query"].weight, weight) for layer, weight in zip(layers(swapped), weights[::-1])] == [True, True]
+    assert [torch.equal(layer["query"].weight, weight) for layer, weight in zip(layers(swapped), weights[::-1])] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +141,9 @@ def test_a_layer_routes_by_token_id_and_shows_a_loss_of_its_own(run, sst2, devic
     record, folder = run("routed", ROUTED)
     assert record["status"] == "ok"
     assert record["curve"][0]["terms"].keys() == {"labels", "shown_losses"}
-    assert record["curve"][0]["terms"]["shown_losses"] == pytest.approx(4, abs=0.2)  # one each layer's linear, where balanced
+    assert record["curve"][0]["terms"]["shown_losses"] == pytest.approx(
+        4, abs=0.2
+    )  # one each layer's linear, where balanced
     student = comes_back(run, folder, sst2, device)
     gates = [layer[part].gate.abs().max() for layer in layers(student) for part in ("intermediate", "output")]
     assert min(gates) > 0  # the balance loss alone reaches them all

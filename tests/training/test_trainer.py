@@ -341,7 +341,7 @@ def test_divergence_is_a_result_and_reaches_descendants(run_request, tmp_path, b
     assert "fp32" in child["reason"]
     assert child["ancestors"]["teacher"]["sha256"] is None
     for folder in ("teacher", "b"):
-        assert {path.name for path in (tmp_path / folder).iterdir()} == {"run.json", "machine.json", ".lock"}
+        assert {path.name for path in (tmp_path / folder).iterdir()} == {"run.json", "record.json", "machine.json", ".lock"}
 
 
 def test_a_divergence_leaves_nothing_of_the_run_that_stood_there(run_request, tmp_path, base_path, sst2_path):

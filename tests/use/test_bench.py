@@ -24,10 +24,8 @@ def test_every_contender_stands_in_both_tables(monkeypatch):
 def test_a_contender_trains_its_student_and_leaves_the_teacher(make, monkeypatch):
     monkeypatch.setattr(bench, "VOCABULARY", 1100)
     torch.manual_seed(0)
-    config = bench.BertConfig(
-        vocab_size=1100, num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=32
-    )
-    teacher = bench.bert(config, "classification", 2).eval().requires_grad_(False)
+    config = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    teacher = bench.build({"vocab_size": 1100, **config}, "sequence", 2).eval().requires_grad_(False)
     bench.show_scores(teacher)
     contender, split = make(teacher), bench._rows(bench._lengths(4))
     before = {name: tensor.clone() for name, tensor in contender.student.state_dict().items()}

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
-from transformers.models.bert.configuration_bert import BertConfig
 
 from methods import fp32, ptq
 from methods import run as harness
 from methods.__main__ import main
 from methods.common.errors import UserError
 from methods.model import artifact
-from methods.model.encoder import bert, wordpiece, write_base
+from methods.model.encoder import build, wordpiece, write_base
 from methods.tasks import demo, encode
 from methods.use import inspection
 from methods.use.prediction import Predictor
@@ -50,7 +49,7 @@ def world(base, tmp_path_factory):
         tokenizer = wordpiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words])
         config = {**CONFIG, "vocab_size": len(words) + 4, "initializer_range": 0.3}  # so that rows get different answers
         torch.manual_seed(0)
-        weights = bert(BertConfig(**config), "classification", 2).bert.state_dict()
+        weights = build(config, "sequence", 2).base_model.state_dict()
         arrays = {name: tensor.numpy() for name, tensor in weights.items()}
         write_base(
             folder / "base.safetensors", dataclasses.replace(base, weights=arrays, config=config, tokenizer=tokenizer)
@@ -69,7 +68,7 @@ def run(world, method: str, family) -> Path:
     """The folder of a run of `method`, which descends from fp32 if from any."""
     out = world.folder / f"runs/{method}/{world.task}/1"
     run_request = json.loads(catalogue.dump(catalogue.load(SETTINGS).request(method, world.task, 1)))
-    harness.run(
+    harness.execute(
         run_request,
         family,
         out,
@@ -285,7 +284,7 @@ def test_the_page_is_readable_on_80_columns_and_lists_matrices_when_asked(world)
     brief, whole = (inspection.page(told, layers) for layers in (False, True))
     lines = whole.splitlines()[1:]  # the first is the file's own path
     assert max(map(len, lines)) <= 80
-    for text in ("rtn_4bit: Round to nearest, 4 bits", "arXiv 1909.05840", "seed 1, preset demo, last model", "weights 4"):
+    for text in ("rtn_4bit (methods/ptq.py)", "seed 1, preset demo, last model", "weights 4"):
         assert text in brief
     assert "layer.0.attention.self.query" in whole
     assert "layer.0.attention.self.query" not in brief

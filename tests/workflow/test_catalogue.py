@@ -1,8 +1,8 @@
-import os
+import re
 
 import pytest
 
-from workflow import catalogue
+from workflow import catalogue, stanzas
 from workflow.catalogue import ConfigError
 
 DEMO = {"preset": "demo"}
@@ -82,16 +82,17 @@ def test_teachers_have_one_seed_and_other_ancestors_their_descendants():
     found = catalogue.load({**DEMO, "teacher_seed": 9})
     assert found.ancestors("fp32_kd", "rte", 4) == {"teacher": ("fp32", "rte", 9)}
     assert found.ancestors("fp32", "rte", 4) == {}
-    line = {**found.methods, "child": {**found.methods["fp32"], "init": "fp32_kd"}}
+    line = {**found.methods, "child": {**found.methods["fp32"], "ancestors": {"init": "fp32_kd", "sibling": "fp32"}}}
     assert catalogue.Catalogue(found.config, line, found.tasks).ancestors("child", "rte", 4) == {
-        "init": ("fp32_kd", "rte", 4)
+        "init": ("fp32_kd", "rte", 4),
+        "sibling": ("fp32", "rte", 9),
     }
 
 
 def test_only_quantized_methods_that_others_start_from_keep_latent_weights_of_the_primary_protocol():
     found = catalogue.load({**DEMO, "primary": "best"})
     methods = {name: spec for name, spec in found.methods.items() if spec["family"] in ("fp32", "ternarybert")}
-    methods["child"] = {**methods["twn_2bit"], "init": "twn_2bit"}
+    methods["child"] = {**methods["twn_2bit"], "ancestors": {"init": "twn_2bit", "teacher": "fp32"}}
     line = catalogue.Catalogue(found.config, methods, found.tasks)
     kept = {name: line.request(name, "rte", 1)["latent"] for name in ("fp32", "twn_2bit", "lat_2bit", "child")}
     assert kept == {"fp32": None, "twn_2bit": "best", "lat_2bit": None, "child": None}
@@ -103,32 +104,6 @@ def test_a_run_knows_its_ancestors_and_those_that_teach_are_trained_once():
     assert found.ancestors("fp32", "rte", 4) == {}
     assert found.ancestors("twn_2bit", "rte", 4) == {"teacher": fp32, "init": fp32}
     assert found.ancestors("tws_1bit", "rte", 4) == {"teacher": half, "init": ternary}
-
-
-def test_a_method_cannot_descend_from_itself():
-    methods = {"a": {"teacher": "b"}, "b": {"init": "a"}}
-    with pytest.raises(ConfigError, match="a -> b -> a: a method cannot descend from itself"):
-        catalogue._check_acyclic(["a"], methods)
-
-
-def test_a_digest_sees_content_and_neither_dates_nor_caches(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
-    (tmp_path / "code").mkdir()
-    file = tmp_path / "code/a.py"
-
-    def digest():
-        catalogue.digest.cache_clear()
-        return catalogue.digest("code", "absent")
-
-    file.write_text("a = 1\n")
-    first = digest()
-    os.utime(file, (0, 0))
-    (tmp_path / "code/__pycache__").mkdir()
-    (tmp_path / "code/__pycache__/a.pyc").write_bytes(b"x")
-    assert digest() == first
-    file.write_text("a = 2\n")
-    assert digest() != first
-    catalogue.digest.cache_clear()
 
 
 def test_what_a_run_is_told_does_not_change_with_where_it_is_shown():
@@ -148,17 +123,14 @@ def test_what_is_taken_of_ancestors_reruns_their_descendants_alone(change):
 
 
 def test_config_readme_describes_every_key_once():
-    """The keys of the three schemas, as headings of tables: `| `key` | ...`."""
-    import re
-
+    """The keys of the schemas and of a stanza, as headings of tables: `| `key` | ...`."""
     told = re.findall(r"^\| `([^`]+)` \|", (catalogue.ROOT / "config/README.md").read_text(encoding="utf-8"), re.M)
     schemas = {
-        name: catalogue.read_yaml(catalogue.ROOT / f"workflow/schemas/{name}.schema.yaml")
-        for name in ("config", "tasks", "methods")
+        name: catalogue.read_yaml(catalogue.ROOT / f"workflow/schemas/{name}.schema.yaml") for name in ("config", "tasks")
     }
     wanted = [key for key in _keys(schemas["config"]["properties"])]
-    for name in ("tasks", "methods"):
-        wanted += [f"{name}: {key}" for key in _keys(schemas[name]["additionalProperties"]["properties"])]
+    wanted += [f"tasks: {key}" for key in _keys(schemas["tasks"]["additionalProperties"]["properties"])]
+    wanted += [f"methods: {key}" for key in stanzas.KEYS]
     assert sorted(told) == sorted(wanted)
 
 
@@ -170,18 +142,3 @@ def _keys(properties: dict, above: str = ""):
             yield from _keys(schema["properties"], f"{above}{key}.")
         else:
             yield f"{above}{key}"
-
-
-def test_a_digest_sees_sources_and_not_what_is_made_of_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
-    digest = catalogue.digest.__wrapped__  # not the remembered one
-    for name in ("report/page.py", "report/html/index.html", "report/__pycache__/page.pyc"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("1")
-    first = digest("report")
-    for name in ("report/html/index.html", "report/html/tables/glue.csv", "report/__pycache__/page.pyc"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("2")
-    assert digest("report") == first
-    (tmp_path / "report/page.py").write_text("2")
-    assert digest("report") != first

@@ -83,15 +83,15 @@ def runs_of(method, task):
 
 
 def inputs_of_cell(wildcards):
-    """Return the runs of a cell; those of all its ancestors too where one is missing behind a cell that a user asks for.
+    """Return the runs of a cell; where one is missing behind a cell that a user asks for, all that it descends from.
 
-    Snakemake makes no missing file again as long as the products made from it are there.
+    Snakemake makes no missing file again as long as the products made from it are there, unless its inputs are others.
     """
     cell, runs = f"results/{wildcards.method}_{wildcards.task}.json", runs_of(wildcards.method, wildcards.task)
     if cell in workflow.dag_settings.targets and os.path.exists(cell):
         lineage = [f"{work(*run)}/run.json" for run in CATALOGUE.runs([wildcards.method], [wildcards.task])]
         if not all(map(os.path.exists, lineage)):
-            return list(dict.fromkeys([*runs, *lineage]))
+            return [base_of(wildcards), *dict.fromkeys([*runs, *lineage])]
     return runs
 
 

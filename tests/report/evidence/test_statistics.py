@@ -174,7 +174,7 @@ def resampled(right: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def truth() -> float:
-    """What a model of average luck scores on endless examples, by integration over ease and skill."""
+    """Return the score of a model of average luck on endless examples, by integration over ease and skill."""
     spread = math.hypot(1.0, 0.12)
     grid = np.linspace(-8, 8, 4001)
     return float(100 * np.trapezoid(stats.norm.pdf(grid) / (1 + np.exp(-(1.0 + spread * grid))), grid))
@@ -183,7 +183,7 @@ def truth() -> float:
 @pytest.mark.parametrize("seeds", [1, 3, 5])
 def test_95_of_100_intervals_hold_the_truth(seeds, truth):
     random, ease, skill = worlds(seeds, 300)
-    if seeds == 1:  # one seed can only speak of its own model
+    if seeds == 1:  # one seed tells only of its own model
         skill = np.zeros_like(skill)
         grid = np.linspace(-8, 8, 4001)
         truth = float(100 * np.trapezoid(stats.norm.pdf(grid) / (1 + np.exp(-(1.0 + grid))), grid))

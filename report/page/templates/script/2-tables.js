@@ -26,7 +26,7 @@ function sortBy(table, head, descending) {
 
 all("table.board").forEach((table) => {
   for (const row of table.tBodies[0].rows) {
-    let column = 0; // a cell that spans several columns stands for the first
+    let column = 0; // a cell that spans several columns belongs to the first
     for (const cell of row.cells) { cell.dataset.column = column; column += cell.colSpan; }
   }
   all("thead th", table).forEach((head) => {

@@ -4,14 +4,14 @@ const picker = byId("picker");
 function pick() {
   const scope = picker.elements.scope.value;
   const limit = (name) => (picker.elements[name].value === "" ? Infinity : Number(picker.elements[name].value));
-  const asked = { size: limit("size"), lost: limit("lost"), time: limit("time") };
+  const limits = { size: limit("size"), lost: limit("lost"), time: limit("time") };
   const fits = DATA.methods.filter((method) => {
     const found = method.scopes[scope];
     if (!found) return false;
     const [, lost] = found;
-    return (asked.size === Infinity || (method.mib !== null && method.mib <= asked.size))
-      && (asked.lost === Infinity || (lost !== null && lost <= asked.lost))
-      && (asked.time === Infinity || (method.ms !== null && method.ms <= asked.time));
+    return (limits.size === Infinity || (method.mib !== null && method.mib <= limits.size))
+      && (limits.lost === Infinity || (lost !== null && lost <= limits.lost))
+      && (limits.time === Infinity || (method.ms !== null && method.ms <= limits.time));
   });
   fits.sort((a, b) => (a.diverged > 0) - (b.diverged > 0) || b.scopes[scope][0] - a.scopes[scope][0] || a.mib - b.mib);
   const words = (method) => {

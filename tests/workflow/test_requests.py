@@ -1,0 +1,109 @@
+"""What the catalogue makes of a configuration: one line for a broken one, requests, roles, overrides and priorities."""
+
+import time
+
+import pytest
+
+from workflow import catalogue, stanzas
+from workflow.catalogue import ConfigError
+
+DEMO = {"preset": "demo"}
+
+
+@pytest.fixture
+def with_search(monkeypatch):
+    """Add a search, and a method that reads its allocation, to the catalogue."""
+    read = stanzas.read
+
+    def more(*arguments):
+        found = read(*arguments)
+        found["search"] = {**found["fp32"], "product": "allocation", "ancestors": {"teacher": "fp32"}}
+        found["mixed"] = {**found["twn_2bit"], "ancestors": {"init": "fp32", "plan": "search"}}
+        return found
+
+    monkeypatch.setattr(stanzas, "read", more)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("- preset\n", "must hold `key: value` lines, and not list alone"),
+        ("demo", "must hold `key: value` lines, and not str alone"),
+        ("[" * 100_000, "is not valid YAML|is nested too deeply"),
+        ("seeds: " + "[" * 60 + "]" * 60, "is nested too deeply"),
+        ("budget: {lr_scale: .nan}", r"budget\.lr_scale: nan is not a finite number"),
+        ("budget: {lr_scale: .inf}", r"budget\.lr_scale: inf is not a finite number"),
+        ("seeds: [1000000000000000000000000000000]", r"seeds\.0: 10+ is greater than the maximum of 4294967295"),
+        ("teacher_seed: 5000000000", r"teacher_seed: 5000000000 is greater than the maximum"),
+        ("1: 2", "the key 1 is not a name"),
+        ("preset: [demo]", r"Unknown preset \['demo'\]"),
+        (b"\xff\xfe\x00", "is not valid YAML"),
+        ("a: [", "is not valid YAML"),
+        ("methods: [search]", "methods: search is a search and has no cell"),
+    ],
+)
+def test_a_broken_configuration_file_is_one_line(text, line, tmp_path, monkeypatch, with_search):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    read = catalogue.read_yaml
+    monkeypatch.setattr(catalogue, "read_yaml", lambda asked: read(path if asked.name == "config.yaml" else asked))
+    with pytest.raises(ConfigError, match=line) as error:
+        catalogue.load()
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_a_search_is_an_ancestor_in_a_role_of_any_name_and_has_no_cell(with_search):
+    found = catalogue.load({**DEMO, "teacher_seed": 9})
+    assert found.ancestors("mixed", "rte", 4) == {"init": ("fp32", "rte", 9), "plan": ("search", "rte", 4)}
+    assert found.lineage("mixed") == ["fp32", "search"]
+    assert found.request("search", "rte", 4)["product"] == "allocation"
+    assert "search" not in found.cell_methods()
+    assert found.refuse("search_rte") == (
+        "search is a search: its runs make an allocation for other methods, and it has no cell. It is used by mixed."
+    )
+    assert set(found.runs(["mixed"], ["rte"])) == {("mixed", "rte", 1), ("search", "rte", 1), ("fp32", "rte", 9)}
+
+
+@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+def test_every_preset_lists_methods_that_have_cells(preset):
+    found = catalogue.load({"preset": preset})
+    assert set(found.config["methods"]) <= set(found.cell_methods())
+
+
+def test_overrides_are_what_the_user_wrote_beyond_the_preset_and_the_cell_depends_on():
+    budget = {"lr_scale": 20, "epochs_scale": 3, "tasks": {"rte": {"epochs_scale": 5}, "sst2": {"lr_scale": 1}}}
+    found = catalogue.load({**DEMO, "tasks": ["rte", "cola"], "seeds": [1, 2], "primary": "last", "budget": budget})
+    assert found.overrides("rte") == {"seeds": [1, 2], "budget": {"epochs_scale": 3, "tasks": {"rte": {"epochs_scale": 5}}}}
+    assert found.overrides("cola") == {"seeds": [1, 2], "budget": {"epochs_scale": 3}}
+    assert catalogue.load({**DEMO, "methods": ["fp32"]}).overrides("rte") == {}
+    assert catalogue.load({**DEMO, "budget": {"tasks": {"rte": {"epochs_scale": 5}}}}).overrides("cola") == {}
+
+
+def test_cells_learn_titles_and_suites_and_no_request_does():
+    found = catalogue.load(DEMO)
+    about = found.about("twn_2bit", "wnli")
+    assert about["method"].keys() == {"title", "family", "paper", "listed", "deviations"}
+    assert about["task"] == {"title": "WNLI", "suite": "GLUE", "averaged": False, "kind": "classification"}
+    shown = {"title", "suite", "averaged", "listed", "deviations", "paper"}
+    assert not shown & found.request("twn_2bit", "wnli", 1)["spec"].keys()
+    assert not shown & found.request_data("wnli")["entry"].keys()
+
+
+def test_long_lines_of_runs_come_first():
+    found = catalogue.load(DEMO)
+    runs = found.runs(found.config["methods"], found.config["tasks"])
+    first = found.priorities(runs)
+    for run in runs:
+        for ancestor in found.ancestors(*run).values():
+            assert first[ancestor] > first[run]
+    assert found.steps("int8_dynamic", "rte") == 0
+    assert first["int8_dynamic", "squad", 1] == 1
+
+
+def test_requests_of_hundreds_of_runs_take_no_second():
+    found = catalogue.load({"preset": "paper"})
+    started = time.process_time()
+    for seed in range(300):
+        found.request("tws_1bit", "rte", seed)
+    assert time.process_time() - started < 1
