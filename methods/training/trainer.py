@@ -274,7 +274,7 @@ def accumulate(student, teacher, loader: Loader, passes: tuple[Pass, ...], share
         batch = loader.batch(share[start : start + state.micro_batch])
         with accelerator.autocast():
             theirs, values = None, []
-            if teacher is not None:
+            if teacher is not None and any(one.objective.needs_teacher for one in passes):
                 with torch.no_grad():
                     theirs = forward(teacher, batch, wanted)
             for one in passes:
