@@ -253,7 +253,7 @@ class Catalogue:
         return [{"id": name, **row} for name, row in found.items()]
 
     def require(self, method: str | None, task: str | None) -> None:
-        """Raise one line for a name that is in no catalogue; None stands for a name that is not needed."""
+        """Raise one line for a name that is in no catalogue; None means that no name is needed."""
         for what, name, known in (("method", method, self.methods), ("task", task, self.tasks)):
             if name is not None and name not in known:
                 raise ConfigError(f"Unknown {what} {name!r}. {_choices(name, known)}")
