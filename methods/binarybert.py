@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(kw_only=True)
 class Recipe(Optimization):
-    """How the student is made of the model that it starts from, the grids of its weights, and its stages.
+    """The start of the student, the grids of its weights, and its stages.
 
     `quantized` puts quantizers into a full-precision model, `mixed` makes the layers binary that an allocation names, and
     `split` splits every ternary layer. `split_share` and `sensitivity_batches` are a search's (`start: searched`).
@@ -119,7 +119,7 @@ STARTS = {"quantized": quantized, "searched": searched, "mixed": mixed, "split":
 
 
 def ternary(model: nn.Module) -> dict[str, Quantized]:
-    """The layers with ternary weights, by name."""
+    """Return the layers with ternary weights, by name."""
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Quantized)}
     found = {name: layer for name, layer in layers.items() if isinstance(layer.weight_quantizer, Ternary)}
     if not found:
@@ -131,7 +131,7 @@ def ternary(model: nn.Module) -> dict[str, Quantized]:
 def sensitivities(
     model: nn.Module, layers: dict[str, Quantized], grids: dict, batches: list[dict], once=lambda _, compute: compute()
 ) -> list[float]:
-    """What the loss rises by when one layer becomes binary and all others stay ternary."""
+    """Return what the loss rises by when one layer becomes binary and all others stay ternary."""
 
     def loss() -> float:
         return float(sum(labels(forward(model, batch), None, batch).sum() for batch in batches))
@@ -152,7 +152,7 @@ def sensitivities(
 
 
 def knapsack(gains: list[float], costs: list[int], budget: int) -> set[int]:
-    """The items with the greatest sum of gains whose costs fit the budget together, by dynamic programming."""
+    """Return the items with the greatest sum of gains whose costs fit the budget together, by dynamic programming."""
     unit = math.gcd(*costs)
     costs, capacity = [cost // unit for cost in costs], budget // unit
     best = np.zeros(capacity + 1)  # by what may be spent

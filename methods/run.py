@@ -85,14 +85,14 @@ class Run:
 
     def execute(self) -> dict:
         done = self._finished()
-        if done and (done["scores"] is None or done["ran_on"]["scoring"] == self.request["scoring"]):
+        if done and (done["scores"] is None or self._scored(done)):
             self.say(f"already done in {self.out}")
             if self.device.is_main_process:
                 files.write_json(self.out / "run.json", done)
             self._clear_checkpoints()
             return done
         if done:
-            self.say("scoring its models again, because the scoring code has changed")
+            self.say("scoring its models again, because the scoring code has changed or the predictions are not whole")
             self.record = {**done, **{key: self.record[key] for key in ("metric", "baseline", "ancestors")}}
             return self._score()
         self._remove_outputs()
@@ -315,13 +315,19 @@ class Run:
         return files.sha256(files.canonical(known).encode())
 
     def _finished(self) -> dict | None:
-        """Return the record of this very run, if it is there and whole."""
+        """Return the record of this very run, if it is there and all that was trained is whole."""
         with contextlib.suppress(UserError, KeyError, TypeError, AttributeError, OSError):
             done = files.read_json(self.out / RECORD)
-            whole = all(files.sha256_file(self.out / name) == sha for name, sha in done["files"].items())
+            trained = {name: sha for name, sha in done["files"].items() if name != PREDICTIONS}
+            whole = all(files.sha256_file(self.out / name) == sha for name, sha in trained.items())
             if done["identity"] == self.identity and whole and (self.out / "machine.json").is_file():
                 return done
         return None
+
+    def _scored(self, done: dict) -> bool:
+        """Return whether a finished run has the scores and the predictions of today's scoring code."""
+        path, sha = self.out / PREDICTIONS, done["files"].get(PREDICTIONS)
+        return done["ran_on"]["scoring"] == self.request["scoring"] and path.is_file() and files.sha256_file(path) == sha
 
     def _remove_outputs(self) -> None:
         """Remove what another request left; run.json first, because the others are trusted where it exists."""

@@ -29,7 +29,13 @@ NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-
 RUN_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/run.py")
 RUN_SOURCES += ("methods/tasks/kinds", "methods/tasks/data.py", "methods/tasks/losses.py", "methods/tasks/text.py")
 SCORING_SOURCES = ("methods/scoring",)
-DATA_SOURCES = ("methods/tasks/kinds", "methods/tasks/encode.py", "methods/tasks/hub.py", "methods/tasks/data.py")
+DATA_SOURCES = (
+    "methods/tasks/kinds",
+    "methods/tasks/encode.py",
+    "methods/tasks/text.py",
+    "methods/tasks/hub.py",
+    "methods/tasks/data.py",
+)
 DATA_SOURCES += ("methods/tasks/sources.py", "methods/tasks/text.py")
 GENERATED_DATA_SOURCES = ("methods/tasks/demo",)
 OWN_DATA_SOURCES = ("methods/tasks/files.py",)
@@ -247,7 +253,7 @@ class Catalogue:
         return [{"id": name, **row} for name, row in found.items()]
 
     def require(self, method: str | None, task: str | None) -> None:
-        """Raise one line for a name that is in no catalogue; None stands for a name that is not needed."""
+        """Raise one line for a name that is in no catalogue; None means that no name is needed."""
         for what, name, known in (("method", method, self.methods), ("task", task, self.tasks)):
             if name is not None and name not in known:
                 raise ConfigError(f"Unknown {what} {name!r}. {_choices(name, known)}")

@@ -1,4 +1,4 @@
-"""How much of a workflow is done and how long the rest takes, estimated from steps.
+"""Progress of a workflow: the runs that are done and the time left, estimated from steps.
 
 The Snakefile writes the plan when it starts; every finished run reads it, and the products beside it, and says what is
 left. Only the time of runs that finished since then counts, so that an interrupted workflow starts a new estimate.

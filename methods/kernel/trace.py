@@ -59,7 +59,7 @@ def tracing(trace: Trace) -> Iterator[Trace]:
 
 
 def real_features(x: Tensor, pairs: bool = False) -> Tensor:
-    """How many numbers of each example belong to real tokens, (B,).
+    """Return how many numbers of each example belong to real tokens, (B,).
 
     Tokens lie along the last dimension but one, and along the last too where `pairs` is set (attention probabilities). A
     tensor of two dimensions has one row an example and no tokens. Without a trace every position counts as real.

@@ -164,14 +164,14 @@ def _sparse(tensor: Tensor) -> tuple[dict, dict[str, Tensor]]:
 
 
 def _sparse_is_smaller(matrix: Tensor, bits: int) -> bool:
-    """Whether a bitmap and what is not zero take fewer bytes than all of it, the longer description included."""
+    """Return whether a bitmap and what is not zero take fewer bytes than all of it, the longer description included."""
     kept, count = int(matrix.count_nonzero()), matrix.numel()
     sparse = packing.packed_bytes(count, 1) + packing.packed_bytes(kept, bits) + DESCRIPTION
     return sparse < packing.packed_bytes(count, bits)
 
 
 def _zero(entry: dict) -> int:
-    """The number that stands for zero among those that are stored."""
+    """Return the stored number that means zero."""
     return -entry["from"] // entry["by"]
 
 
@@ -266,7 +266,7 @@ def _packed_bytes(entry: dict) -> int:
 
 
 def _full_bytes(meta: dict) -> int:
-    """What the stock BERT of a file's description takes in full precision, without its head."""
+    """Return the bytes of the stock encoder of a file's description in full precision, without its head."""
     with torch.device("meta"), no_init_weights():
         model = build(known(meta["config"]), meta["head"], meta["outputs"])
     anatomy = _anatomy(meta)

@@ -257,7 +257,7 @@ def calibrate(model: nn.Module, batches) -> None:
 
 @torch.no_grad()
 def quantization_error(model: nn.Module) -> list[dict]:
-    """What the grid takes from each matrix of a trained model: squared error over squared values of the latent weights."""
+    """Return each matrix' quantization error: squared error over squared values of its latent weights."""
     found, parts = [], anatomy(model)
     for name, module in model.named_modules():
         if isinstance(module, Quantized) and module.weight_quantizer is not None:

@@ -163,7 +163,7 @@ def build(config: dict, head: str, outputs: int) -> nn.Module:
 
 @dataclass
 class Record:
-    """What a model is beside its tensors: the stock encoder it was made from, its head, and the edits made since."""
+    """A model beside its tensors: the stock encoder it was made from, its head, and the edits made since."""
 
     config: dict
     head: str

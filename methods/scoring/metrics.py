@@ -85,15 +85,6 @@ def regression(names: Iterable[str], predictions, references) -> dict[str, float
     return _scores(REGRESSION, names, predictions, references)
 
 
-def majority(references, names: Iterable[str], constant: float) -> dict[str, float]:
-    """Return the named scores of a model that always returns `constant`: the bar that a trained model has to clear.
-
-    For classification, `constant` is the most frequent label of the *training* rows: a baseline must not
-    look at the labels that it is scored on.
-    """
-    return _scores(CLASSIFICATION | REGRESSION, names, np.full(len(references), constant), references)
-
-
 def _scores(table: Mapping, names: Iterable[str], predictions, references) -> dict[str, float]:
     names = list(names)
     if unknown := [name for name in names if name not in table]:

@@ -74,6 +74,6 @@ class Ancestor:
         return path
 
     def identity(self) -> dict:
-        """What a run depends on of this ancestor: which run it is, and the bytes that are taken from it."""
+        """Return what a run depends on of this ancestor: which run it is, and the bytes that are taken from it."""
         found = {"method": self.name, "seed": self.run["request"]["seed"], "sha256": self.sha256}
         return {**found, **({"latent": self.latent} if self.latent else {})}

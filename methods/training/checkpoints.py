@@ -33,7 +33,7 @@ class Checkpoints:
         return time.monotonic() - self.last_save > max(self.seconds, self.cost / LARGEST_SHARE)
 
     def stale(self) -> bool:
-        """Whether more work is unsaved than it costs to save it."""
+        """Return whether more work is unsaved than it costs to save it."""
         return time.monotonic() - self.last_save > max(5.0, self.cost)
 
     def save(self, step: int, arrays: dict, meta: dict) -> None:

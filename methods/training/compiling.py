@@ -1,4 +1,4 @@
-"""Whether a run compiles the kernel's chains: only where that wins more than it costs, and where it works at all."""
+"""Compilation of the kernel's chains: only where that wins more than it costs, and where it works at all."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""What a paper's functions are given beside the model and the recipe."""
+"""The context of a paper's functions: what they get beside the model and the recipe."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -50,7 +50,7 @@ class Objective(nn.Module):
 
     @property
     def wanted(self) -> frozenset[str]:
-        """What both models have to show."""
+        """Names of what both models have to show."""
         return frozenset().union(*(function.reads for function in self.functions.values()))
 
     @property

@@ -1,4 +1,4 @@
-"""What a recipe says of training, and the stage that follows from it.
+"""Training as a recipe describes it, and the stage that follows.
 
 A paper's file declares `class Recipe(Training)` with the options of its own; the catalogue reads the annotations and
 checks every stanza against them (see methods/common/options.py).
@@ -18,7 +18,7 @@ from methods.training.objective import Objective
 
 @dataclass(kw_only=True)
 class Optimization:
-    """How a student's parameters move, whatever the objective."""
+    """Settings of the optimizer and its schedule."""
 
     optimizer: Literal["adamw", "bertadam"]
     lr: Positive  # peak learning rate

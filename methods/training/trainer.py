@@ -1,7 +1,7 @@
 """The one training loop: labels or a teacher, one stage or several, one pass a step or several, for every method.
 
 Everything random in a step (the batch, the dropout) is a function of the seed and the step's number, so that a run that
-was killed goes on exactly where its checkpoint stands, and ends with the bytes of a run that was never disturbed.
+was killed continues exactly at its checkpoint, and ends with the bytes of a run that was never disturbed.
 """
 
 import contextlib
@@ -142,7 +142,7 @@ class Trainer:
                 epoch = at // per_epoch
                 batches = self.loader.epoch(wanted.batch_size, number * 1000 + epoch)
             self._step(stage, batches[at % per_epoch], steps)
-            if self._told_to_leave():
+            if self._asked_to_stop():
                 raise interrupt.Interrupted
             if self.checkpoints and self.checkpoints.due(state.step):
                 self._save()
@@ -220,8 +220,8 @@ class Trainer:
         facts |= {"dev": f"{state.dev[-1]['score']:.1f}"} if state.dev else {}
         self.progress.update(state.step, facts)
 
-    def _told_to_leave(self) -> bool:
-        """Whether any process was told to: all must leave at the same step, or the others would wait for ever."""
+    def _asked_to_stop(self) -> bool:
+        """Return whether any process was told to stop: all must stop at the same step, or the others would wait for ever."""
         if self.accelerator.num_processes == 1:
             return interrupt.asked()
         flag = torch.tensor([float(interrupt.asked())], device=self.accelerator.device)
@@ -274,7 +274,7 @@ def accumulate(student, teacher, loader: Loader, passes: tuple[Pass, ...], share
         batch = loader.batch(share[start : start + state.micro_batch])
         with accelerator.autocast():
             theirs, values = None, []
-            if teacher is not None:
+            if teacher is not None and any(one.objective.needs_teacher for one in passes):
                 with torch.no_grad():
                     theirs = forward(teacher, batch, wanted)
             for one in passes:

@@ -1,1 +1,1 @@
-"""What a person does with a finished model file."""
+"""Uses of a finished model file: inspect it, ask it, and measure this machine."""

@@ -170,15 +170,6 @@ def test_tables_give_the_named_scores_in_order():
         scores.classification(["accuracy", "bleu"], [1], [1])
 
 
-def test_majority_says_the_same_for_every_example():
-    names = ["accuracy", "f1", "matthews"]
-    assert scores.majority([1, 1, 1, 0], names, constant=1) == pytest.approx(
-        {"accuracy": 75, "f1": 100 * 6 / 7, "matthews": 0}
-    )
-    assert scores.majority([1, 1, 1, 0], names, constant=0) == {"accuracy": 25, "f1": 0, "matthews": 0}
-    assert scores.majority([1.5, 2.5, 5.0], ["spearman", "pearson"], 2.7) == {"spearman": 0, "pearson": 0}
-
-
 pairs_of_labels = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30)
 
 

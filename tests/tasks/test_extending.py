@@ -79,6 +79,17 @@ def test_the_kind_of_the_docs_encodes_learns_scores_and_answers(tmp_path):
     words = ["python", "-m", "methods", "predict", "model.safetensors", "Bob saw Ann", "--base", "base.safetensors"]
     assert run_in(tmp_path, *words).stdout == "labels  Bob/NAME saw/OTHER Ann/NAME\n"
 
+    tiny = {
+        "tasks": ["names"],
+        "allow_weak_teacher": True,
+        "base": {"layers": 1, "hidden": 32, "heads": 2, "intermediate": 64, "texts": 400},
+    }
+    (tmp_path / "tiny.yaml").write_text(json.dumps(tiny))
+    run_in(tmp_path, "snakemake", "results/lsq_4bit_names.json", "--cores", "1", "--configfile", "tiny.yaml")
+    cell = json.loads((tmp_path / "results/lsq_4bit_names.json").read_text())
+    assert (cell["about"]["task"]["kind"], cell["measured"]["metric"]) == ("tagging", "accuracy")
+    assert cell["measured"]["teacher"]["method"] == "fp32" and cell["measured"]["outcomes"]["kind"] == "labels"
+
     (tmp_path / "names.csv").write_text("text,label\nAnn ran,NAME\n")
     done = run_in(tmp_path, "python", "-m", "methods", "data", "names", "--base", "base.safetensors", check=False)
     line = "names.csv, line 2: 1 labels for 2 words: write one label a word, with spaces between."

@@ -36,12 +36,12 @@ def command(base, sst2_path, tmp_path_factory):
 
 def start(words: list[str]) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(catalogue.ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def finish(words: list[str]) -> tuple[int, str]:
     process = start(words)
-    said = process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=300)[0]
     return process.returncode, said
 
 
@@ -74,7 +74,7 @@ def test_sigterm_leaves_a_checkpoint_from_which_both_go_on_to_the_same_bytes(com
     while not list(tmp_path.glob("checkpoints/step-*")) and told.poll() is None:
         time.sleep(0.002)
     told.send_signal(signal.SIGTERM)
-    said = told.communicate(timeout=60)[1]
+    said = told.communicate(timeout=60)[0]
     assert told.returncode != 0
     assert "stopped at step" in said, said
     assert not (tmp_path / "run.json").exists()

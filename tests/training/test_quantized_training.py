@@ -1,4 +1,4 @@
-"""Whole runs of quantized methods on the tiny task: they learn, and being stopped leaves no trace in what they end with."""
+"""Whole runs of quantized methods on the tiny task: they learn, and a stopped run ends with equal bytes."""
 
 import json
 

@@ -95,14 +95,26 @@ ASYMMETRIC = {"kind": "asymmetric", "bits": 8}
 WRONG_RECIPES = {
     "unknown key": ({"warmpu": 0.1}, "mine.recipe: unknown key 'warmpu'. Did you mean 'warmup'?"),
     "unknown quantizer": ({"weights": {"kind": "ternray"}}, "unknown kind of quantizer 'ternray'. Did you mean 'ternary'?"),
-    "half a bit": ({"activations": {"kind": "asymmetric", "bits": 2.5}}, "activations.bits: 2.5 must be a whole number from 1"),
-    "nine bits": ({"activations": {"kind": "asymmetric", "bits": 9}}, "activations.bits: 9 must be a whole number from 1 to 8"),
-    "no bits": ({"activations": {"kind": "asymmetric", "bits": 0}}, "activations.bits: 0 must be a whole number from 1 to 8"),
+    "half a bit": (
+        {"activations": {"kind": "asymmetric", "bits": 2.5}},
+        "activations.bits: 2.5 must be a whole number from 1",
+    ),
+    "nine bits": (
+        {"activations": {"kind": "asymmetric", "bits": 9}},
+        "activations.bits: 9 must be a whole number from 1 to 8",
+    ),
+    "no bits": (
+        {"activations": {"kind": "asymmetric", "bits": 0}},
+        "activations.bits: 0 must be a whole number from 1 to 8",
+    ),
     "true bits": ({"activations": {"kind": "asymmetric", "bits": True}}, "activations.bits: True must be a whole number"),
     "bits that are missing": ({"activations": {"kind": "asymmetric"}}, "mine.recipe.activations: 'bits' is missing."),
     "bits of a kind that has its own": ({"weights": {"kind": "ternary", "bits": 2}}, "weights: unknown key 'bits'."),
     "unknown option": ({"activations": {**ASYMMETRIC, "clipp": 2.5}}, "unknown key 'clipp'. Did you mean 'clip'?"),
-    "option of another type": ({"weights": {"kind": "ternary", "rows": "yes"}}, "weights.rows: 'yes' must be true or false."),
+    "option of another type": (
+        {"weights": {"kind": "ternary", "rows": "yes"}},
+        "weights.rows: 'yes' must be true or false.",
+    ),
     "unknown option among words": (
         {"activations": {"kind": "step", "bits": 8, "count": "feature"}},
         "activations.count: 'feature' is not known. Did you mean 'features'?",
@@ -114,7 +126,10 @@ WRONG_RECIPES = {
     "a weight of zero": ({"terms": {"hidden": 0}}, "terms.hidden: 0 must be a weight, a number above 0."),
     "a negative weight": ({"terms": {"hidden": {"weight": -1.0}}}, "must be a weight, a number above 0."),
     "a weight that is no number": ({"terms": {"hidden": "1"}}, "'1' must be a weight, a number above 0."),
-    "unknown option of a term": ({"terms": {"hidden": {"mapp": [0]}}}, "terms.hidden: unknown key 'mapp'. Did you mean 'map'?"),
+    "unknown option of a term": (
+        {"terms": {"hidden": {"mapp": [0]}}},
+        "terms.hidden: unknown key 'mapp'. Did you mean 'map'?",
+    ),
     "a map of words": ({"terms": {"hidden": {"map": ["a"]}}}, "terms.hidden.map.0: 'a' must be a whole number."),
     "a map of fractions": ({"terms": {"hidden": {"map": [0.5]}}}, "terms.hidden.map.0: 0.5 must be a whole number."),
     "unknown optimizer": ({"optimizer": "adam"}, "mine.recipe.optimizer: 'adam' is not known. Did you mean 'adamw'?"),
@@ -243,7 +258,13 @@ def test_cycles_are_named(read):
 
 
 def test_one_stanza_is_written_for_each_value(read):
-    written = {"mine_{bits}bit": stanza(each={"bits": [4, 8]}, title="Mine, {bits} bits", recipe=recipe(activations={"kind": "asymmetric", "bits": "{bits}"}))}
+    written = {
+        "mine_{bits}bit": stanza(
+            each={"bits": [4, 8]},
+            title="Mine, {bits} bits",
+            recipe=recipe(activations={"kind": "asymmetric", "bits": "{bits}"}),
+        )
+    }
     found = read(**written)
     for bits in (4, 8):
         one = found[f"mine_{bits}bit"]
@@ -276,7 +297,11 @@ def test_a_name_that_is_none_is_one_line(name, read):
 
 def test_a_wrong_value_of_each_is_found_in_the_stanza_that_it_makes(read):
     wrong = recipe(activations={"kind": "asymmetric", "bits": "{bits}"})
-    refused(read, "mine_9bit.recipe.activations.bits: 9 must be", **{"mine_{bits}bit": stanza(each={"bits": [8, 9]}, recipe=wrong)})
+    refused(
+        read,
+        "mine_9bit.recipe.activations.bits: 9 must be",
+        **{"mine_{bits}bit": stanza(each={"bits": [8, 9]}, recipe=wrong)},
+    )
 
 
 def test_values_of_a_task_replace_the_usual_ones(read):
@@ -292,7 +317,12 @@ def test_a_stanza_like_another_papers_is_of_that_paper_unless_it_names_one(read)
 
 
 def test_a_child_replaces_entries_and_takes_some_out(read):
-    child = {"like": "twn_2bit", "title": "Child", "ancestors": {"teacher": None}, "recipe": {"lr": [1.0e-3, SOURCE], "warmup": None}}
+    child = {
+        "like": "twn_2bit",
+        "title": "Child",
+        "ancestors": {"teacher": None},
+        "recipe": {"lr": [1.0e-3, SOURCE], "warmup": None},
+    }
     found, parent = read(child=child)["child"], CATALOGUE.methods["twn_2bit"]
     assert found["ancestors"] == {"init": "fp32"}
     assert found["recipe"]["lr"] == [1.0e-3, SOURCE]

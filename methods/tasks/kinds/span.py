@@ -217,7 +217,7 @@ def _answers(value, context: str) -> dict:
 
 
 def _silence_allowed(meta: dict) -> bool:
-    """Whether questions may have no answer."""
+    """Return whether questions may have no answer."""
     return meta["span"]["null_threshold"] is not None
 
 
