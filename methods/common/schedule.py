@@ -16,11 +16,18 @@ START = 3.0  # seconds of a run beside its steps, until one is measured
 
 
 def write(path: Path, steps: dict[str, int]) -> None:
-    """Write the plan: the steps of each run that has to be made, by its folder below `runs/`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the plan: the steps of each run that has to be made, by its folder below `runs/`.
+
+    A disk without room is the business of the jobs, which say so; without a plan they say nothing of the time left.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"started": time.time(), "steps": steps}), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"started": time.time(), "steps": steps}), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def left(path: Path) -> str | None:

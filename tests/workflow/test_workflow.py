@@ -280,6 +280,7 @@ def test_a_full_disk_is_one_line_loses_nothing_and_with_more_room_the_same_comma
     assert "[Errno" not in told
     full, whole = (contents(results.parent.parent / name) for name in ("full", "whole"))
     before = {name: content for name, content in contents(project / "results").items() if "/logs/" not in name}
+    before.pop("demo/progress.json")  # the plan of the last command
     assert before.items() <= full.items()
     assert not any(name.endswith(".tmp") for name in full)
     assert "demo/runs/fp32/sst2/2/run.json" in whole
@@ -323,4 +324,4 @@ def test_the_training_process_imports_neither_datasets_nor_evaluate(project):
     done = subprocess.run(
         [sys.executable, "-c", code, *words], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
-    assert done.stdout.strip() == "[]", done.stderr
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

@@ -77,11 +77,6 @@ rule partial:
         " && python -m report entry --out report/html/index.html; }} 2>&1 | tee {log:q}"
 
 
-def asked_cells():
-    """Return the cells that the user asked for by name, or all of them."""
-    return [target for target in workflow.dag_settings.targets if target.endswith(".json")] or CELLS
-
-
 onstart:
     jobs = list(workflow.dag.needrun_jobs())
     runs = [(job.wildcards.method, job.wildcards.task, job.wildcards.seed) for job in jobs if job.rule.name == "run"]

@@ -97,6 +97,11 @@ def inputs_of_cell(wildcards):
     return runs
 
 
+def asked_cells():
+    """Return the cells that the user asked for by name, or all of them."""
+    return [target for target in workflow.dag_settings.targets if target.endswith(".json")] or CELLS
+
+
 def refuse(wildcards):
     """Leave with one line that names the right names, in place of a traceback."""
     sys.exit(f"error: {CATALOGUE.refuse(wildcards.name)}")
