@@ -20,7 +20,7 @@ from methods.model import artifact
 from methods.model.encoder import from_base, logits, read_base, write_base
 from methods.tasks import data, encode, finetuned, sources
 from methods.training.trainer import forward
-from tests.conftest import CONFIG
+from tests.fixtures.world import CONFIG
 
 TASK = {"name": "mine", "kind": "classification", "labels": ["negative", "positive"]}
 NAMED = {0: "negative", 1: "positive"}
