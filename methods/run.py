@@ -91,25 +91,31 @@ class Run:
                 files.write_json(self.out / "run.json", done)
             self._clear_checkpoints()
             return done
-        if done:
-            self.say("scoring its models again, because the scoring code has changed or the predictions are not whole")
-            self.record = {**done, **{key: self.record[key] for key in ("metric", "baseline", "ancestors")}}
-            return self._score()
+        try:
+            return self._score_again(done) if done else self._make()
+        except (Diverged, artifact.NotFinite) as reason:
+            return self._write_diverged("diverged", str(reason))
+
+    def _make(self) -> dict:
+        """Do the whole run."""
         self._remove_outputs()
         if failed := next((one for one in self.ancestors.values() if not one.ok), None):
             return self._write_diverged("diverged (ancestor)", f"its ancestor {failed.name} {failed.run['status']}")
         self._check_teacher()
-        try:
-            student, stages, context = self.prepare()
-            fit = self.train(student, stages)
-            if fit.diverged:
-                return self._write_diverged("diverged", fit.diverged)
-            if self.request["product"] == "allocation":
-                return self.write_allocation(student, fit, context)
-            self.write(student, fit)
-            return self._score()
-        except (Diverged, artifact.NotFinite) as reason:
-            return self._write_diverged("diverged", str(reason))
+        student, stages, context = self.prepare()
+        fit = self.train(student, stages)
+        if fit.diverged:
+            return self._write_diverged("diverged", fit.diverged)
+        if self.request["product"] == "allocation":
+            return self.write_allocation(student, fit, context)
+        self.write(student, fit)
+        return self._score()
+
+    def _score_again(self, done: dict) -> dict:
+        """Score the models of a finished run, and train nothing."""
+        self.say("scoring its models again, because the scoring code has changed or the predictions are not whole")
+        self.record = {**done, **{key: self.record[key] for key in ("metric", "baseline", "ancestors")}}
+        return self._score()
 
     def prepare(self) -> tuple[nn.Module, list[Stage], Context]:
         """Make the student and its stages."""
