@@ -47,7 +47,7 @@ FINETUNED_SOURCES = ("methods/model/encoder.py", "methods/model/anatomy.py", "me
 FINETUNED_SOURCES += ("methods/tasks/kinds",)
 
 # Keys that only the report reads. They come to cells by `about` and enter no request.
-SHOWN_OF_METHOD = ("title", "paper", "listed", "deviations", "bits")
+SHOWN_OF_METHOD = ("title", "family_title", "paper", "listed", "deviations", "bits")
 DEEPEST = 50  # levels of a configuration file
 GENERATED_ROWS = 4000  # about as many as the demo's training sets have; used to estimate times only
 
@@ -171,6 +171,7 @@ class Catalogue:
             "method": {
                 "title": spec["title"],
                 "family": spec["family"],
+                "family_title": spec["family_title"],
                 "paper": spec["paper"],
                 "listed": spec["listed"],
                 "deviations": spec["deviations"],

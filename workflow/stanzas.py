@@ -17,7 +17,8 @@ from methods.common import options
 from methods.common.errors import UserError
 from methods.common.options import nearest
 
-KEYS = ("title", "paper", "family", "like", "each", "listed", "ancestors", "product", "bits", "deviations", "recipe")
+KEYS = ("title", "paper", "family", "family_title", "like", "each", "listed", "ancestors", "product", "bits", "deviations")
+KEYS += ("recipe",)
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 HOLE = re.compile(r"\{(\w+)\}")  # a parameter in a name
 GROUPS = ("weights", "embeddings", "activations")
@@ -120,6 +121,8 @@ def _in_full(name: str, written: dict, line: tuple[str, ...]) -> dict:
     above = copy.deepcopy(_in_full(parent, written, (*line, name)))
     above |= {"listed": True, "product": "model"}  # these are of a stanza alone
     above.pop("bits", None)
+    if "family" in stanza:
+        above.pop("family_title", None)
     for key in ("recipe", "ancestors"):
         own = stanza.get(key) or {}
         merged = above[key] | own
@@ -134,7 +137,8 @@ def _check(name: str, stanza: dict, known: dict, families: list[str], where: str
             f"{where}.family: there is no methods/{stanza['family']}.py with a function `student`. "
             f"{nearest(stanza['family'], families)}"
         )
-    for key in ("title", "paper"):
+    stanza.setdefault("family_title", stanza["family"])
+    for key in ("title", "paper", "family_title"):
         if not isinstance(stanza.get(key), str):
             raise UserError(f"{where}: {key!r} is missing.")
     if not isinstance(stanza["listed"], bool):
