@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers.models.bert.configuration_bert import BertConfig
 
 from methods.kernel import fusing
-from methods.model.edits import calibrate, edit, show_scores
-from methods.model.encoder import bert
-from methods.training import compiling, objective, optimizers
-from methods.training.trainer import Stage, forward
-from tests.fixtures.world import CONFIG
+from methods.model.edits import apply, calibrate, show_scores
+from methods.tasks import kinds
+from methods.training import compiling, optimizers
+from methods.training.objective import Objective
+from methods.training.recipe import Optimization, Pass, Stage
+from methods.training.trainer import forward
+from tests.fixtures.world import CONFIG, tiny
 
 TERMS = {"hidden": 1.0, "attention": 1.0, "logits": 1.0}
 LEARNED = {"kind": "threshold", "bits": 4}
@@ -32,21 +33,22 @@ STUDENTS = {
 def a_step(options: dict, compiled: bool) -> list[torch.Tensor]:
     """Loss, gradients and updated parameters of one distilled step with dropout."""
     torch.manual_seed(0)
-    teacher = bert(BertConfig(**CONFIG), "classification", 2).eval()
-    student = edit(copy.deepcopy(teacher), "quantize", **options)
+    teacher = tiny().eval()
+    student = apply(copy.deepcopy(teacher), "quantize", **options)
     show_scores(teacher)
     ids = torch.randint(5, 20, (4, 9))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     batch["attention_mask"][0, 6:] = 0
     calibrate(student, [batch])
-    optimizer = optimizers.build(student, Stage("step", 1, 1e-3, 4, TERMS, optimizer="bertadam"))
-    shown = objective.shown(TERMS)
+    batch["kind"] = kinds.of("classification")
+    optimizer = optimizers.build(student, Optimization(optimizer="bertadam", lr=1e-3, epochs=1, batch_size=4))
+    objective = Objective(TERMS)
     torch.manual_seed(1)
     with fusing.compiled(compiled):
         with torch.no_grad():
-            theirs = forward(teacher, batch, **shown)
-        ours = forward(student.train(), batch, **shown)
-        loss = sum(objective.TERMS[name](ours, theirs, batch).mean() for name in TERMS)
+            theirs = forward(teacher, batch, objective.wanted)
+        ours = forward(student.train(), batch, objective.wanted)
+        loss = sum(value.mean() for value in objective(ours, theirs, batch).values())
         loss.backward()
         gradients = [param.grad.clone() for param in student.parameters() if param.grad is not None]
         optimizer.step()
@@ -139,9 +141,10 @@ def rows(count: int):
 
 def test_only_long_quantized_runs_are_compiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda chain, **_: chain)
-    plain = bert(BertConfig(**CONFIG), "classification", 2)
-    student = edit(copy.deepcopy(plain), "quantize", weights={"kind": "ternary"})
-    stages = [Stage("all", 3, 1e-4, 32, TERMS)]
+    plain = tiny()
+    student = apply(copy.deepcopy(plain), "quantize", weights={"kind": "ternary"})
+    wanted = Optimization(optimizer="adamw", epochs=3, lr=1e-4, batch_size=32)
+    stages = [Stage("all", (Pass(Objective(TERMS)),), wanted)]
     work = 3 * 30 * CONFIG["num_hidden_layers"] * CONFIG["hidden_size"]  # of one row
     enough = int(1.1 * compiling.BREAK_EVEN["cpu"] / work)
     assert compiling.compiles("auto", student, stages, rows(enough), "cpu") == (True, None)
@@ -157,7 +160,7 @@ def test_a_machine_without_a_compiler_trains_uncompiled_and_says_so(monkeypatch)
         raise RuntimeError("No working C++ compiler found\nin a long trace")
 
     monkeypatch.setattr(torch, "compile", broken)
-    student = edit(bert(BertConfig(**CONFIG), "classification", 2), "quantize", weights={"kind": "ternary"})
+    student = apply(tiny(), "quantize", weights={"kind": "ternary"})
     compiled, line = compiling.compiles("always", student, [], rows(9), "cpu")
     assert not compiled
     assert "No working C++ compiler found)" in line and "\n" not in line

@@ -8,16 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.models.bert.configuration_bert import BertConfig
 
 from methods.kernel import layers, quantizers
 from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, Quantized, QuantLinear
 from methods.kernel.quantizers import Asymmetric, Binary, LossAware, Step, Symmetric, Ternary, Threshold
 from methods.model import edits
-from methods.model.encoder import bert, logits
+from methods.model.encoder import logits
 from methods.training import optimizers
-from methods.training.trainer import Stage
-from tests.fixtures.world import CONFIG
+from methods.training.recipe import Optimization
+from tests.fixtures.world import CONFIG, tiny
 
 EIGHT = {
     "weights": {"kind": "symmetric", "bits": 8},
@@ -27,8 +26,8 @@ EIGHT = {
 
 
 def model(kind: str = "classification", seed: int = 0, **changes) -> nn.Module:
-    torch.manual_seed(seed)
-    return bert(BertConfig(**{**CONFIG, "initializer_range": 0.2, **changes}), kind, 3).eval()
+    head = "span" if kind == "span" else "sequence"
+    return tiny(head, 2 if kind == "span" else 3, seed, **{"initializer_range": 0.2, **changes}).eval()
 
 
 def batch(rows: int = 3, width: int = 10) -> dict[str, torch.Tensor]:
@@ -130,9 +129,8 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "bertadam"])
 def test_a_weight_is_quantized_once_a_step_and_again_after_an_update(counted, optimizer):
-    student = edits.edit(model(), "quantize", weights={"kind": "threshold", "bits": 4}, embeddings={"kind": "ternary"})
-    stage = Stage("labels", epochs=1, lr=1e-3, batch_size=3, terms={"labels": 1.0}, optimizer=optimizer)
-    optimizer = optimizers.build(student, stage)
+    student = edits.apply(model(), "quantize", weights={"kind": "threshold", "bits": 4}, embeddings={"kind": "ternary"})
+    optimizer = optimizers.build(student, Optimization(optimizer=optimizer, epochs=1, lr=1e-3, batch_size=3))
     inputs, weights = batch(), 2 * 6 + 1 + 1
     for step in range(1, 4):
         for _ in range(3):  # micro-batches
@@ -143,7 +141,7 @@ def test_a_weight_is_quantized_once_a_step_and_again_after_an_update(counted, op
 
 @pytest.mark.parametrize("kind", ["ternary", "loss_aware"])
 def test_a_loaded_state_is_quantized_anew(counted, kind):
-    first, second = (edits.edit(model(seed=seed), "quantize", weights={"kind": kind}) for seed in (0, 1))
+    first, second = (edits.apply(model(seed=seed), "quantize", weights={"kind": kind}) for seed in (0, 1))
     inputs = batch()
     with torch.no_grad():
         wanted, before = (logits(one(**inputs))[0] for one in (first, second))
@@ -250,7 +248,7 @@ def test_what_stands_in_padding_changes_nothing(quantized, kind):
     student = model(kind)
     if quantized:  # with ranges of their own, dynamic ones see padding as any token
         ranged = {"kind": "threshold", "bits": 8}
-        edits.edit(student, "quantize", weights={"kind": "ternary"}, activations=ranged)
+        edits.apply(student, "quantize", weights={"kind": "ternary"}, activations=ranged)
         edits.calibrate(student, [batch()])
     else:
         edits.show_scores(student)
@@ -273,7 +271,7 @@ def test_what_stands_in_padding_changes_nothing(quantized, kind):
 @pytest.mark.parametrize("kind", ["classification", "span", "words"])
 def test_without_quantizers_an_edited_model_is_the_plain_one_bit_for_bit(kind):
     plain = model(kind)
-    edited = edits.edit(model(kind), "quantize")
+    edited = edits.apply(model(kind), "quantize")
     edited.load_state_dict(plain.state_dict())
     for implementation, training in (("eager", False), (edits.SCORES, True)):  # torch's own draws other dropout
         plain.set_attn_implementation(implementation)
@@ -287,7 +285,7 @@ def test_without_quantizers_an_edited_model_is_the_plain_one_bit_for_bit(kind):
 @pytest.mark.parametrize("kind", ["classification", "span"])
 def test_eight_bits_hardly_change_the_outputs(kind):
     plain = model(kind, initializer_range=0.05)
-    edited = edits.edit(copy.deepcopy(plain), "quantize", **EIGHT)
+    edited = edits.apply(copy.deepcopy(plain), "quantize", **EIGHT)
     with torch.no_grad():
         for ours, theirs in zip(logits(edited(**batch())), logits(plain(**batch())), strict=True):
             assert 0 < float((ours - theirs).abs().max()) < 1e-2
@@ -298,7 +296,7 @@ def test_quantizers_stand_where_the_published_codes_have_them(kind):
     ternary, rows, eight = {"kind": "ternary"}, {"kind": "ternary", "rows": True}, EIGHT["activations"]
     one_sided = {"kind": "step", "bits": 8, "signed": False}
     options = {"weights": ternary, "embeddings": rows, "activations": eight, "one_sided": one_sided}
-    student = edits.edit(model(kind), "quantize", **options)
+    student = edits.apply(model(kind), "quantize", **options)
     places = dict(student.named_modules())
     on_grid = {name for name, module in places.items() if isinstance(module, Quantized) and module.weight_quantizer}
     layer = "bert.encoder.layer.1."
@@ -317,12 +315,12 @@ def test_quantizers_stand_where_the_published_codes_have_them(kind):
         "intermediate.dense.input_quantizer",
     }
     assert asymmetric == {layer + name for name in operands | inputs}
-    assert student.edits == [{"kind": "quantize", **options}]
+    assert student.record.edits == [{"kind": "quantize", **options}]
 
 
 def test_calibration_sets_every_range_from_inputs_that_are_quantized_already():
     learned = {"kind": "threshold", "bits": 8}
-    student = edits.edit(model().train(), "quantize", weights=learned, positions=learned, activations=learned)
+    student = edits.apply(model().train(), "quantize", weights=learned, positions=learned, activations=learned)
     edits.calibrate(student, [batch(), batch(2, 6)])
     found = [one for one in student.modules() if isinstance(one, Threshold) and one.role == "activations"]
     assert len(found) == 2 * (1 + 4 + 3) + 1
@@ -337,7 +335,7 @@ def test_calibration_sets_every_range_from_inputs_that_are_quantized_already():
 
 def test_int8_equals_torchs_own_dynamic_quantization():
     plain = model()
-    ours = edits.edit(copy.deepcopy(plain), "int8_dynamic")
+    ours = edits.apply(copy.deepcopy(plain), "int8_dynamic")
     theirs = copy.deepcopy(plain)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is deprecated in favour of a package of its own
