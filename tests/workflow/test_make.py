@@ -19,7 +19,7 @@ PIN_FILES = ["constraints.txt", "requirements.txt", "requirements-dev.txt"]
 STAND_IN = f"""#!/bin/sh
 [ "$1" = -c ] && exec {sys.executable} "$@"
 echo "$(basename "$0") $*" >> calls
-case "$*" in *install*) printf '%s\\n' "$PIP_SAYS" ;; esac
+case "$*" in *install*) printf '%s\\n' "$STUB_WORDS" ;; esac
 case "$*" in *"${{DIE_AT:-never}}"*) kill -9 $$ ;; esac
 [ "$2" = venv ] || exit 0
 mkdir -p .venv/bin
@@ -173,7 +173,7 @@ def test_clean_removes_products_and_leaves_the_environment_and_what_git_keeps(pr
     assert make(project)[1] == BUILT
 
 
-PIP_SAYS = """Looking in indexes: nowhere
+STUB_WORDS = """Looking in indexes: nowhere
 Collecting numpy==2.4.1 (from -c constraints.txt)
   Downloading numpy-2.4.1-cp311-cp311-manylinux.whl (16.9 MB)
 Collecting tqdm>=4.67 (from somewhere)
@@ -183,7 +183,7 @@ Successfully installed numpy-2.4.1 tqdm-4.67.1"""
 
 
 def test_packages_are_named_as_they_come(project):
-    process, _ = make(project, PIP_SAYS=PIP_SAYS)
+    process, _ = make(project, STUB_WORDS=STUB_WORDS)
     assert process.returncode == 0
     lines = process.stdout.splitlines()
     assert lines.count("  numpy (16.9 MB) tqdm") == 2
