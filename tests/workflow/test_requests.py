@@ -83,7 +83,7 @@ def test_overrides_are_what_the_user_wrote_beyond_the_preset_and_the_cell_depend
 def test_cells_learn_titles_and_suites_and_no_request_does():
     found = catalogue.load(DEMO)
     about = found.about("twn_2bit", "wnli")
-    assert about["method"].keys() == {"title", "family", "paper", "listed", "deviations"}
+    assert about["method"].keys() == {"title", "family", "family_title", "paper", "listed", "deviations"}
     assert about["task"] == {"title": "WNLI", "suite": "GLUE", "averaged": False, "kind": "classification"}
     shown = {"title", "suite", "averaged", "listed", "deviations", "paper"}
     assert not shown & found.request("twn_2bit", "wnli", 1)["spec"].keys()
