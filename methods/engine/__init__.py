@@ -18,5 +18,5 @@ def open_session(path: Path, threads: int | None = None, kernels: str | None = N
     try:
         from methods.engine.session import Session
     except ModuleNotFoundError:  # TODO
-        raise Unsupported("The engine is not part of this version") from None
+        raise Unsupported("The engine is not part of this version.") from None
     return Session(path, threads, kernels)

@@ -49,7 +49,6 @@ SETS: dict[str, dict[str, tuple[str, ...]]] = {
 ANY = {"portable": ()}  # what every architecture has
 OLD = 30 * 24 * 3600  # seconds after which a build that nobody has used is removed
 INSTALL = "install one (Debian, Ubuntu: `apt install gcc libc6-dev`; macOS: `xcode-select --install`)"
-MEANWHILE = "torch answers until then, more slowly"
 
 
 @functools.cache
@@ -89,8 +88,8 @@ def find_compiler() -> tuple[tuple[str, ...], str]:
             if answer.returncode == 0:
                 return command, answer.stdout
     if named:
-        raise NoCompiler(f"The engine needs a C compiler, and CC={named} is none: unset CC or correct it; {MEANWHILE}.")
-    raise NoCompiler(f"The engine needs a C compiler, and there is none: {INSTALL}; {MEANWHILE}.")
+        raise NoCompiler(f"The engine needs a C compiler, and CC={named} is none: unset CC or correct it.")
+    raise NoCompiler(f"The engine needs a C compiler, and there is none: {INSTALL}.")
 
 
 def cache() -> Path:
@@ -116,7 +115,7 @@ def _is_private(folder: Path) -> bool:
 
 def _key(folder: Path, extra_flags: tuple[str, ...], compiler: tuple[str, ...], version: str) -> str:
     """Return the hash of all that a build depends on, and of the processor."""
-    contents = [(path.name, path.read_bytes()) for path in sorted(folder.glob("*.[ch]"))]
+    contents = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()]
     about = (compiler, version, FLAGS, SETS, extra_flags, platform.machine(), platform.system(), provenance.cpu())
     return hashlib.sha256(repr((contents, about)).encode()).hexdigest()[:32]
 
@@ -161,8 +160,7 @@ def _run(command: list[str]) -> None:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         first = next((line for line in lines if "error" in line), lines[0])
         raise NoCompiler(
-            f"The C compiler {command[0]} cannot build the engine ({first}): name another one in CC, or {INSTALL}; "
-            f"{MEANWHILE}."
+            f"The C compiler {command[0]} cannot build the engine ({first}): name another one in CC, or {INSTALL}."
         )
 
 

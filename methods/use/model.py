@@ -123,7 +123,7 @@ def _open(path: Path, engine: str, threads: int | None):
         try:
             return packed.open_session(path, threads)
         except (packed.NoCompiler, packed.Unsupported) as reason:
-            print(f"{str(reason).rstrip('.')}: torch answers instead.", file=sys.stderr, flush=True)
+            print(f"{reason} Torch answers instead, more slowly.", file=sys.stderr, flush=True)
     from methods.engine.fallback import Fallback
 
     return Fallback(path, threads)
