@@ -62,8 +62,9 @@ def main(argv: list[str] | None = None) -> int:
 PREDICT = (
     "Ask a model file. Texts stand in the order of the task's columns; for SQuAD the question comes first, then the "
     "passage. Without a text, every line of stdin is a JSON object with the columns' own names or with text and pair, "
-    "and every answer a line of JSON, in the same order. Texts are cut as in training. Models whose activation ranges "
-    "come from the batch (min-max) answer slightly differently in other batches; --batch 1 answers each line alone."
+    "and every answer a line of JSON, in the same order, given as soon as the input pauses. Texts are cut as in training. "
+    "Models whose activation ranges come from the batch (min-max) answer slightly differently in other batches; "
+    "--batch 1 answers each line alone."
 )
 
 

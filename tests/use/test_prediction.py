@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -195,7 +196,7 @@ def test_pairs_are_tuples_or_lists(folder, fake):
         assert model((WORDS[1], WORDS[0])) != answer
         with pytest.raises(UserError, match=r"^mrpc takes 2 texts \(sentence1, then sentence2\), and 1 can be found"):
             model("one")
-        with pytest.raises(UserError, match=r"^row 2: sentence2 is no text but b'x'"):
+        with pytest.raises(UserError, match=r"^row 2: sentence2 is no text but \"b'x'\""):
             model([("one", "two"), ("one", b"x")])
 
 
@@ -218,3 +219,15 @@ def test_what_the_engine_cannot_run_is_answered_by_torch_with_a_line_that_says_w
     with Model(folder / "last.safetensors", engine="torch") as model:
         assert model(TEXTS) == answers
     assert capsys.readouterr().err == ""
+
+
+def test_the_example_of_the_documentation_runs_as_it_is_printed(folder, monkeypatch, tmp_path, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/use.md").read_text(encoding="utf-8"), re.DOTALL)
+    run = tmp_path / "results/demo/runs/twn_2bit/mrpc/1"
+    run.mkdir(parents=True)
+    (run / "last.safetensors").write_bytes((folder / "pair.safetensors").read_bytes())
+    (tmp_path / "results/demo/base.safetensors").write_bytes((folder / "base.safetensors").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    answers = eval(capsys.readouterr().out)
+    assert [label in ("different", "equivalent") and 0.5 <= probability <= 1 for label, probability in answers] == [True] * 2
