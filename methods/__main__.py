@@ -8,6 +8,7 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except interrupt.Interrupted:
         return interrupt.EXIT_CODE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader has seen enough; nor may Python complain when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -291,7 +294,7 @@ def inspect(arguments) -> None:
 
 
 def predict(arguments) -> None:
-    if not arguments.text and sys.stdin.isatty():
+    if not arguments.text and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("no text was given: write it behind the model file, or pipe lines of JSON in.")
     with _loading():
         from methods.use import Model, prediction

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 from itertools import chain
@@ -125,7 +126,9 @@ def test_lines_longer_than_a_read_are_whole(monkeypatch):
     assert list(chain(*prediction._pools(io.BytesIO(content), 2))) == content.split(b"\n")
 
 
-def test_a_producer_that_waits_for_its_answer_gets_it(folder):
+@pytest.fixture
+def talk(folder):
+    """A process of `predict` that has answered three lines, one at a time, and waits for more."""
     words = [sys.executable, "-c", DRIVER, str(folder / "last.safetensors")]
     with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         for text in TEXTS[:3]:
@@ -133,9 +136,31 @@ def test_a_producer_that_waits_for_its_answer_gets_it(folder):
             process.stdin.flush()
             assert select.select([process.stdout], [], [], 60)[0], "no answer while the input is open"
             assert "label" in json.loads(process.stdout.readline())
-        rest, error = process.communicate()
-    assert (process.returncode, rest) == (0, b"")
-    assert error.decode().splitlines() == ["[]"], "libraries that only training needs"
+        yield process
+
+
+def test_a_producer_that_waits_for_its_answer_gets_it_from_a_process_without_torch(talk):
+    rest, error = talk.communicate()
+    assert (talk.returncode, rest, error) == (0, b"", b"[]\n")
+
+
+def test_an_interrupt_ends_it_quietly(talk):
+    talk.send_signal(signal.SIGINT)
+    rest, error = talk.communicate()
+    assert (talk.returncode, rest, error) == (130, b"", b"[]\n")
+
+
+def test_a_closed_input_is_one_line(folder):
+    done = subprocess.run(
+        ["sh", "-c", '"$0" -m methods predict "$1" <&-', sys.executable, str(folder / "last.safetensors")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: no text was given: write it behind the model file, or pipe lines of JSON in.\n",
+    )
 
 
 # --- arguments ----------------------------------------------------------------------------------------------
