@@ -8,6 +8,7 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if sys.flags.optimize:
         print("error: Python's -O and PYTHONOPTIMIZE drop checks: unset it and run the same command again.", file=sys.stderr)
         return 1
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(argv)
     if removed := environment.clean():
         _say(f"These variables could change results and are ignored: {', '.join(removed)}")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except interrupt.Interrupted:
         return interrupt.EXIT_CODE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader has seen enough; nor may Python complain when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -62,8 +65,9 @@ def main(argv: list[str] | None = None) -> int:
 PREDICT = (
     "Ask a model file. Texts stand in the order of the task's columns; for SQuAD the question comes first, then the "
     "passage. Without a text, every line of stdin is a JSON object with the columns' own names or with text and pair, "
-    "and every answer a line of JSON, in the same order. Texts are cut as in training. Models whose activation ranges "
-    "come from the batch (min-max) answer slightly differently in other batches; --batch 1 answers each line alone."
+    "and every answer a line of JSON, in the same order, given as soon as the input pauses. Texts are cut as in training. "
+    "Models whose activation ranges come from the batch (min-max) answer slightly differently in other batches; "
+    "--batch 1 answers each line alone."
 )
 
 
@@ -157,6 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("text", nargs="*", help="a sentence, and its pair where the task has pairs (SQuAD: question, passage)")
     sub.add_argument("--base", type=Path, help="the base model file that holds the model's tokenizer")
     sub.add_argument("--batch", type=_positive, default=64, help="lines of stdin answered together (default: %(default)s)")
+    text = "packed: the engine for packed weights; torch: the slower code that scored the model (default: %(default)s)"
+    sub.add_argument("--engine", choices=["packed", "torch"], default="packed", help=text)
+    sub.add_argument("--threads", type=_positive, help="computing threads (default: all cores)")
     sub = command(bench, "bench", "measure this machine: speed-ups over the way it was done in 2020, as ratios")
     sub.add_argument("what", choices=["train"], help="train: a distilled training step with ternary weights")
     sub.add_argument("--size", choices=["tiny", "minilm", "base"], default="minilm", help="(default: %(default)s)")
@@ -164,6 +171,19 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--rounds", type=_positive, default=7, help="timed turns for each length (default: %(default)s)")
     sub.add_argument("--threads", type=_positive, default=os.cpu_count(), help="computing threads (default: all)")
     return parser
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line; texts of `predict` may stand behind its options too, where argparse would not look."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    words_before = rest.index("--") if "--" in rest else len(rest)
+    if arguments.command is predict and not any(word.startswith("-") for word in rest[:words_before]):
+        arguments.text += rest[:words_before] + rest[words_before + 1 :]
+        rest = []
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
 
 
 def base(arguments) -> None:
@@ -274,17 +294,19 @@ def inspect(arguments) -> None:
 
 
 def predict(arguments) -> None:
-    if not arguments.text and sys.stdin.isatty():
+    if not arguments.text and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("no text was given: write it behind the model file, or pipe lines of JSON in.")
-    from methods.use import prediction
+    with _loading():
+        from methods.use import Model, prediction
 
-    predictor = prediction.Predictor(arguments.model, arguments.base)
-    if arguments.text:
-        (answer,) = predictor([predictor.texts(arguments.text)])
-        print(prediction.page(answer, predictor.kind))
-        return
-    for line in predictor.lines(sys.stdin.buffer, arguments.batch):
-        print(line, flush=True)
+    options = {"engine": arguments.engine, "threads": arguments.threads, "base": arguments.base}
+    with Model(arguments.model, **options) as model:
+        if arguments.text:
+            (answer,) = model.answers([model.row(arguments.text)])
+            print(prediction.page(answer, model.kind))
+            return
+        for line in prediction.answered(model, sys.stdin.buffer, arguments.batch):
+            print(line, flush=True)
 
 
 def bench(arguments) -> None:

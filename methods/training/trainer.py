@@ -329,22 +329,28 @@ def predict(model: nn.Module, loader: Loader, accelerator, exact: bool = False) 
         if accelerator.num_processes == 1:
             interrupt.check()  # with several, one that left would keep the others waiting
         with precision():
-            scores = forward(model, loader.batch(rows)).logits
-        stacked = torch.stack([part.float() for part in scores], 1).cpu().numpy()  # (B, 1 or 2, outputs or S or S, outputs)
-        of_tokens = len(scores) > 1 or scores[0].dim() == 3
-        for row, values in zip(rows, stacked, strict=True):
-            width = loader.split.lengths[row] if of_tokens else values.shape[1]
-            found.append((int(row), values[:, :width].copy()))
+            found += zip(rows.tolist(), batch_outputs(model, loader, rows), strict=True)
     if accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
         found = gather_object(found)
     outputs: list = [None] * len(loader)
     for row, values in found:
-        outputs[row] = values if len(values) > 1 else values[0]
+        outputs[row] = values
     if not all(np.isfinite(values).all() for values in outputs):
         raise Diverged("the outputs on the dev set are no longer finite numbers")
     return outputs
+
+
+@torch.no_grad()
+def batch_outputs(model: nn.Module, loader: Loader, rows: np.ndarray) -> list[np.ndarray]:
+    """Return the outputs of some rows, computed as one batch, without its padding."""
+    scores = forward(model, loader.batch(rows)).logits
+    stacked = torch.stack([part.float() for part in scores], 1).cpu().numpy()  # (B, 1 or 2, outputs or S or S, outputs)
+    of_tokens = len(scores) > 1 or scores[0].dim() == 3
+    widths = loader.split.lengths[rows] if of_tokens else [stacked.shape[2]] * len(rows)
+    outputs = (values[:, :width].copy() for values, width in zip(stacked, widths, strict=True))
+    return [values if len(values) > 1 else values[0] for values in outputs]
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

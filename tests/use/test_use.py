@@ -21,8 +21,7 @@ from methods.common.errors import UserError
 from methods.model import artifact
 from methods.model.encoder import build, wordpiece, write_base
 from methods.tasks import demo, encode
-from methods.use import inspection
-from methods.use.prediction import Predictor
+from methods.use import Model, inspection
 from report.evidence.cells import make_cell
 from report.evidence.outcomes import unpack
 from tests.fixtures.runs import ABOUT
@@ -88,11 +87,16 @@ def model_of(world, method: str = "fp32") -> Path:
     return world.folder / f"runs/{method}/{world.task}/1/last.safetensors"
 
 
+def reference(path: Path, base: Path | None = None) -> Model:
+    """The model under the code that scored it."""
+    return Model(path, engine="torch", base=base)
+
+
 def ask_stdin(monkeypatch, capsys, model: Path, content: str, *words: str) -> tuple[int, list[dict], str]:
     """Exit code, answers and standard error of `predict` with lines on standard input."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
     capsys.readouterr()
-    code = main(["predict", str(model), *words])
+    code = main(["predict", str(model), "--engine", "torch", *words])
     told = capsys.readouterr()
     return code, [json.loads(line) for line in told.out.splitlines()], told.err
 
@@ -107,7 +111,7 @@ def test_labels_and_probabilities_are_those_of_the_runs_stored_logits(world, tas
     found = world(task)
     folder = run(found, method, ptq) if method != "fp32" else model_of(found).parent
     stored = np.load(folder / "predictions.npz")["last.validation"].astype(np.float64)
-    answers = Predictor(folder / "last.safetensors")(rows_of(found))
+    answers = reference(folder / "last.safetensors")(rows_of(found))
     labels = catalogue.load(SETTINGS).tasks[task]["labels"]
     assert [answer["label"] for answer in answers] == [labels[index] for index in stored.argmax(1)]
     assert np.array_equal([[answer["probabilities"][label] for label in labels] for answer in answers], softmax(stored))
@@ -117,14 +121,14 @@ def test_labels_and_probabilities_are_those_of_the_runs_stored_logits(world, tas
 def test_values_are_those_stored(world):
     found = world("stsb")
     stored = np.load(model_of(found).parent / "predictions.npz")["last.validation"]
-    assert [answer["value"] for answer in Predictor(model_of(found))(rows_of(found))] == stored.tolist()
+    assert [answer["value"] for answer in reference(model_of(found))(rows_of(found))] == stored.tolist()
 
 
 @pytest.mark.parametrize("task", ["squad", "squad2"])
 def test_answers_are_those_stored_with_passages_in_several_windows(world, task):
     found = world(task)
     stored = np.load(model_of(found).parent / "predictions.npz")
-    answers = Predictor(model_of(found))(rows_of(found))
+    answers = reference(model_of(found))(rows_of(found))
     silent = (stored["last.validation.null"] > 0) & (task == "squad2")
     expected = np.where(silent, "", stored["last.validation"]).tolist()
     assert [answer["answer"] for answer in answers] == expected
@@ -148,7 +152,7 @@ def test_lines_of_json_are_answered_in_order_under_either_kind_of_name(world, mo
     general = [{"pair": b, "text": a} for a, b in rows[20:]]
     content = "\n".join(map(json.dumps, own + general)).replace("\n", "\n\n", 3)
     code, answers, _ = ask_stdin(monkeypatch, capsys, model_of(found), content, "--batch", "7")
-    expected = Predictor(model_of(found))(rows)
+    expected = reference(model_of(found))(rows)
     assert code == 0
     assert [answer["label"] for answer in answers] == [answer["label"] for answer in expected]
     pairs = zip(answers, expected, strict=True)
@@ -176,7 +180,7 @@ def test_a_malformed_line_is_named_and_those_before_it_are_answered(world, monke
 
 def test_one_question_is_answered_in_a_few_aligned_lines(world, capsys):
     def asked(task: str, *texts: str) -> list[str]:
-        assert main(["predict", str(model_of(world(task))), *texts]) == 0
+        assert main(["predict", str(model_of(world(task))), "--engine", "torch", *texts]) == 0
         return capsys.readouterr().out.splitlines()
 
     world("sst2"), world("stsb"), world("squad2")
@@ -192,13 +196,13 @@ def test_one_question_is_answered_in_a_few_aligned_lines(world, capsys):
 
 
 def test_an_empty_passage_has_no_answer_whatever_the_task(world):
-    (answer,) = Predictor(model_of(world("squad")))([("Who hid the scarf?", "")])
+    (answer,) = reference(model_of(world("squad")))([("Who hid the scarf?", "")])
     assert (answer["answer"], answer["probability"]) == ("", 1.0)
 
 
 @pytest.mark.parametrize("texts", [("only one",), ("one", "two", "three")])
 def test_a_wrong_number_of_texts_is_one_line_with_the_right_one(world, capsys, texts):
-    assert main(["predict", str(model_of(world("squad"))), *texts]) == 1
+    assert main(["predict", str(model_of(world("squad"))), "--engine", "torch", *texts]) == 1
     told = capsys.readouterr().err
     assert f"squad takes 2 texts (question, then context), and {len(texts)} can be found." in told
 
@@ -211,19 +215,19 @@ def test_the_tokenizer_is_looked_for_above_the_file_then_in_the_results_then_und
     model.parent.mkdir()
     model.write_bytes(model_of(found).read_bytes())
     with pytest.raises(UserError, match=r"needs the tokenizer of tiny, and no base\.safetensors exists .* --preset demo"):
-        Predictor(model)
+        reference(model)
     with pytest.raises(UserError, match=r"nowhere\.safetensors is missing"):
-        Predictor(model, tmp_path / "nowhere.safetensors")
+        reference(model, tmp_path / "nowhere.safetensors")
     with pytest.raises(UserError, match=r"last\.safetensors is no base model file"):
-        Predictor(model, model_of(found))
+        reference(model, model_of(found))
     with pytest.raises(UserError, match=r"base\.safetensors has another one: .* name it with --base"):
-        Predictor(model, other.folder / "base.safetensors")
-    expected = Predictor(model_of(found))(rows)
-    assert Predictor(model, found.folder / "base.safetensors")(rows) == expected
+        reference(model, other.folder / "base.safetensors")
+    expected = reference(model_of(found))(rows)
+    assert reference(model, found.folder / "base.safetensors")(rows) == expected
     (tmp_path / "base.safetensors").write_bytes((other.folder / "base.safetensors").read_bytes())
     (tmp_path / "results/demo").mkdir(parents=True)
     (tmp_path / "results/demo/base.safetensors").write_bytes((found.folder / "base.safetensors").read_bytes())
-    assert Predictor(model)(rows) == expected, "another preset's base model above the file is passed over"
+    assert reference(model)(rows) == expected, "another preset's base model above the file is passed over"
 
 
 def test_predict_works_in_a_pipe_and_imports_no_library_of_data_sets(world):
@@ -232,7 +236,7 @@ def test_predict_works_in_a_pipe_and_imports_no_library_of_data_sets(world):
         "print([name for name in ('datasets', 'evaluate', 'pandas', 'pyarrow') if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "predict", str(model_of(world("sst2")))],
+        [sys.executable, "-c", code, "predict", "--engine", "torch", str(model_of(world("sst2")))],
         input='{"text": "The finale is hardly predictable."}\n',
         env={**os.environ, "PYTHONPATH": str(catalogue.ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -243,13 +247,13 @@ def test_predict_works_in_a_pipe_and_imports_no_library_of_data_sets(world):
 
 
 def test_outputs_that_are_not_finite_are_one_line(world):
-    predictor = Predictor(model_of(world("sst2")))
+    model = reference(model_of(world("sst2")))
     with torch.no_grad():
-        predictor.model.classifier.bias[0] = float("inf")
+        model.session.model.classifier.bias[0] = float("inf")
     with pytest.raises(
         UserError, match=r"last\.safetensors returns numbers that are not finite .*: make its run again"
     ) as error:
-        predictor([("a text",)])
+        model([("a text",)])
     assert "\n" not in str(error.value)
 
 
@@ -316,7 +320,7 @@ def test_what_is_no_model_file_is_one_line(world, tmp_path, capsys):
         found.folder / "runs/fp32/sst2/1/run.json": "run.json is damaged or not one of ours",
     }
     for path, told in cases.items():
-        for words in (["inspect", str(path)], ["predict", str(path), "a text"]):
+        for words in (["inspect", str(path)], ["predict", str(path), "--engine", "torch", "a text"]):
             capsys.readouterr()
             assert main(words) == 1
             error = capsys.readouterr().err

@@ -1,0 +1,22 @@
+"""The packed engine: inference on packed weights in C, without torch."""
+
+from pathlib import Path
+
+from methods.common.errors import UserError
+
+
+class Unsupported(UserError):
+    """The engine cannot run this model; the message says why."""
+
+
+class NoCompiler(UserError):
+    """The engine cannot be built here; the message says what to install."""
+
+
+def open_session(path: Path, threads: int | None = None, kernels: str | None = None):
+    """Return a session that runs a model file. `threads`: all cores by default; `kernels`: an instruction set."""
+    try:
+        from methods.engine.session import Session
+    except ModuleNotFoundError:  # TODO
+        raise Unsupported("The engine is not part of this version.") from None
+    return Session(path, threads, kernels)
