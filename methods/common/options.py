@@ -8,7 +8,7 @@ before any job starts. The same names are plain types at run time.
 import ast
 import difflib
 import functools
-import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +158,11 @@ def check_recipe(recipe: dict, family: str, where: str) -> None:
     _check_options(recipe, of_class(paper, "Recipe"), where, _Scope(paper, terms(paper)))
 
 
+def check_edit(edit, where: str) -> None:
+    """Raise one line for an edit of a model that the code would not take."""
+    _check_kind(edit, edits(), "edit", where, _Scope(ROOT / EDITS, {}))
+
+
 @dataclass(frozen=True)
 class _Scope:
     """Where a recipe's names are looked up: a paper's file, and the terms that it may use."""
@@ -239,7 +244,7 @@ def _check_container(value, annotation: ast.Subscript, where: str, scope: _Scope
 
 
 def _check_kind(value, kinds: dict[str, dict[str, Option]], what: str, where: str, scope: _Scope) -> None:
-    if not isinstance(value, dict) or "kind" not in value:
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         raise WrongOption(f"{where}: {value!r} must be a mapping with `kind`. {nearest('', kinds)}")
     if value["kind"] not in kinds:
         raise WrongOption(f"{where}: unknown {what} {value['kind']!r}. {nearest(value['kind'], kinds)}")
@@ -268,7 +273,7 @@ def _whole(value) -> bool:
 
 
 def _number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 RANGES: dict[str, tuple[Callable, str]] = {

@@ -1,15 +1,19 @@
 """The parts of an encoder by name: the one place that knows where transformers keeps them.
 
 Edits, pruning, files and inspection speak of words, positions, layers, queries and poolers, and never of attribute names.
-Another encoder of BERT's family is another `Anatomy` in ANATOMIES.
+Another encoder of BERT's family is another `Anatomy` in ANATOMIES. Importing this needs no torch.
 """
+
+from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from methods.model.lean import modelling_file
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Parts of a layer and the matrices that methods compress, as dotted paths below the layer.
 PARTS = {

@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.common.errors import UserError
 from methods.common.files import read_sealed, write_sealed
 from methods.kernel import packing
 from methods.kernel.grids import finite
 from methods.kernel.layers import Quantized
+from methods.model import description
 from methods.model.anatomy import ANATOMIES, Anatomy
+from methods.model.description import FORMAT, PARTS, read
 from methods.model.edits import WEIGHT_OPTIONS, apply
-from methods.model.encoder import build, known
+from methods.model.encoder import build
 from methods.model.lean import modelling_file
 
 no_init_weights = modelling_file("initialization").no_init_weights
-FORMAT = 4  # of the description in a file's header
-PARTS = (".codes", ".step", ".values", ".bitmap")  # what a packed weight is stored as, behind its name
+MODULES = 20_000  # in a model, far above every one; edits of a stranger's file might ask for more without end
 DESCRIPTION = 400  # bytes that a header grows by, about, for a weight that is stored sparse
 
 
@@ -48,7 +48,9 @@ def save(path: Path, model: nn.Module, meta: dict, ternary: str = "bits") -> str
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
     record = model.record
     structure = {"config": record.config, "head": record.head, "outputs": record.outputs, "edits": record.edits}
-    return write_sealed(path, arrays, {"format": FORMAT, **structure, "packed": packed, **meta})
+    meta = {"format": FORMAT, **structure, "packed": packed, **meta}
+    description.check(meta, arrays)  # nothing is written that cannot be read
+    return write_sealed(path, arrays, meta)
 
 
 def require_finite(tensors: dict[str, Tensor]) -> None:
@@ -56,16 +58,6 @@ def require_finite(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise NotFinite(f"{name} holds NaN or infinity")
-
-
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Return what a model file holds, packed as it is, and its meta; one line for a file that holds no model."""
-    arrays, meta = read_sealed(path)
-    if not isinstance(meta, dict) or "packed" not in meta:
-        raise UserError(f"{path} is no model file: name the last.safetensors or best.safetensors of a run.")
-    if meta.get("format") != FORMAT:
-        raise UserError(f"{path} was written by another version of this project: make it again with this one.")
-    return arrays, meta
 
 
 def save_latent(path: Path, model: nn.Module) -> str:
@@ -85,31 +77,55 @@ def load(path: Path, latent: Path | None = None) -> tuple[nn.Module, dict]:
     behind = read_sealed(latent)[0] if latent else {}
     try:
         return _rebuilt(arrays, meta, behind), meta
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{path} is not a model that this version can build ({reason}): make it again.") from error
+    except UNFIT as error:
+        raise description.refusal(path, f"{type(error).__name__}: {error}".splitlines()[0][:200]) from error
+
+
+UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def _rebuilt(arrays: dict, meta: dict, latent: dict) -> nn.Module:
     """The model that `meta` describes, holding these arrays; what does not fit or is not known raises."""
-    with contextlib.nullcontext() if latent else no_init_weights():  # quantizers of weights are made for numbers
-        model = build(known(meta["config"]), meta["head"], meta["outputs"])
-    for step in meta["edits"]:
-        apply(model, **(step if latent else _without_weight_quantizers(step)))
-    model.record.edits = list(meta["edits"])
+    if not latent:
+        with torch.device("meta"):  # without memory: whether the arrays fit is known before any is taken for the model
+            _require_fit(_described(meta), arrays, meta["packed"])
+    model = _described(meta, with_weight_quantizers=bool(latent))
     tensors = {
         name: torch.from_numpy(arrays.pop(name)) for name in list(arrays)
     }  # codes are let go one by one, once unpacked
     for name, entry in meta["packed"].items():
-        tensors[name] = _unpacked(name, entry, {part: tensors.pop(name + part) for part in PARTS if name + part in tensors})
+        tensors[name] = _unpacked(entry, {part: tensors.pop(name + part) for part in PARTS if name + part in tensors})
     tensors |= {name: torch.from_numpy(array) for name, array in latent.items()}
     expected = model.state_dict(keep_vars=True) if latent else _plain(model)
-    theirs, ours = ({(name, one.dtype, one.shape) for name, one in found.items()} for found in (tensors, expected))
-    if theirs != ours:
-        raise ValueError(f"{min(name for name, *_ in theirs ^ ours)!r} does not fit")
+    _require_equal(*({(name, one.dtype, one.shape) for name, one in found.items()} for found in (tensors, expected)))
     for name, tensor in tensors.items():
         expected[name].data = tensor  # the file's own memory: a copy would hold large models twice
     return model
+
+
+def _described(meta: dict, with_weight_quantizers: bool = False) -> nn.Module:
+    """The model of a description, whose weights are yet to be set."""
+    with contextlib.nullcontext() if with_weight_quantizers else no_init_weights():  # these are made for numbers
+        model = build(meta["config"], meta["head"], meta["outputs"])
+    for step in meta["edits"]:
+        apply(model, **(step if with_weight_quantizers else _without_weight_quantizers(step)))
+        if sum(1 for _ in model.modules()) > MODULES:
+            raise ValueError(f"its edits make more than {MODULES} modules")
+    model.record.edits = list(meta["edits"])
+    return model
+
+
+def _require_fit(model: nn.Module, arrays: dict, packed: dict) -> None:
+    """Raise for an array that `model` has no place for, or in another shape, or that is missing."""
+    stored = {(name, str(one.dtype), one.shape) for name, one in arrays.items() if not name.endswith(PARTS)}
+    stored |= {(name, "float32", tuple(entry["shape"])) for name, entry in packed.items()}
+    wanted = {(name, str(one.dtype).removeprefix("torch."), tuple(one.shape)) for name, one in _plain(model).items()}
+    _require_equal(stored, wanted)
+
+
+def _require_equal(stored: set[tuple], wanted: set[tuple]) -> None:
+    if stored != wanted:
+        raise ValueError(f"{min(name for name, *_ in stored ^ wanted):.200} does not fit")
 
 
 def _on_grid(model: nn.Module) -> dict[str, Quantized]:
@@ -143,14 +159,15 @@ def _packed(name: str, layer: Quantized, ternary: str) -> tuple[dict, dict[str, 
     if grid.offset is not None:
         raise ValueError(f"{name}: a file keeps codes and steps, and {type(quantizer).__name__} has an offset too")
     bits = (quantizer.levels - 1).bit_length()
-    entry = {"shape": list(grid.codes.shape), "bits": bits, "from": quantizer.codes_from, "by": quantizer.codes_by}
+    entry = {"shape": list(grid.codes.shape), "bits": bits, "levels": quantizer.levels}
+    entry |= {"from": quantizer.codes_from, "by": quantizer.codes_by}
     if quantizer.levels == 3:
         entry["packing"] = ternary
     else:
         entry["packing"] = "sparse" if _sparse_is_smaller(grid.codes, bits) else "bits"
     codes, parts = (grid.codes.sub_(quantizer.codes_from) / quantizer.codes_by).to(torch.uint8), {".step": grid.step.float()}
     if entry["packing"] == "sparse":
-        parts[".bitmap"], codes = packing.pack_sparse(codes, _zero(entry))
+        parts[".bitmap"], codes = packing.pack_sparse(codes, description.zero(entry))
         entry["kept"] = len(codes)
     parts[".codes"] = packing.pack_trits(codes) if entry["packing"] == "trits" else packing.pack(codes, bits)
     return entry, parts
@@ -170,16 +187,9 @@ def _sparse_is_smaller(matrix: Tensor, bits: int) -> bool:
     return sparse < packing.packed_bytes(count, bits)
 
 
-def _zero(entry: dict) -> int:
-    """Return the stored number that means zero."""
-    return -entry["from"] // entry["by"]
-
-
-def _unpacked(name: str, entry: dict, parts: dict[str, Tensor]) -> Tensor:
+def _unpacked(entry: dict, parts: dict[str, Tensor]) -> Tensor:
     """A weight from its parts: values as they are, or codes * step, the product that the quantizer computed."""
     count, step = math.prod(entry["shape"]), parts.pop(".step", None)
-    if sum(part.nbytes for part in parts.values()) != _packed_bytes(entry):
-        raise ValueError(f"{name!r} does not fit")
     match entry["packing"]:
         case "bits":
             stored = packing.unpack(parts[".codes"], entry["bits"], count)
@@ -187,9 +197,7 @@ def _unpacked(name: str, entry: dict, parts: dict[str, Tensor]) -> Tensor:
             stored = packing.unpack_trits(parts[".codes"], count)
         case "sparse":
             kept = parts[".values"] if step is None else packing.unpack(parts[".codes"], entry["bits"], entry["kept"])
-            stored = packing.unpack_sparse(parts[".bitmap"], kept, count, _zero(entry))
-        case other:
-            raise ValueError(f"{name!r} is packed in {other!r}")
+            stored = packing.unpack_sparse(parts[".bitmap"], kept, count, description.zero(entry))
     weight = stored.reshape(entry["shape"]).float()
     return weight if step is None else weight.mul_(entry["by"]).add_(entry["from"]).mul_(step)
 
@@ -237,7 +245,7 @@ def size(path: Path) -> dict:
             entry = packed[name]
             count = entry.get("kept", math.prod(entry["shape"]))
             steps = arrays[f"{name}.step"].size if f"{name}.step" in arrays else 0
-            published, counted = count * entry["bits"] / 8, _packed_bytes(entry) + 4 * steps
+            published, counted = count * entry["bits"] / 8, description.stored_bytes(entry) + 4 * steps
         else:
             count = stored[name].size
             published = counted = count * stored[name].itemsize
@@ -257,18 +265,10 @@ def size(path: Path) -> dict:
     }
 
 
-def _packed_bytes(entry: dict) -> int:
-    count = math.prod(entry["shape"])
-    if entry["packing"] == "trits":
-        return -(-count // packing.TRITS)
-    bitmap = packing.packed_bytes(count, 1) if entry["packing"] == "sparse" else 0
-    return bitmap + packing.packed_bytes(entry.get("kept", count), entry["bits"])
-
-
 def _full_bytes(meta: dict) -> int:
     """Return the bytes of the stock encoder of a file's description in full precision, without its head."""
     with torch.device("meta"), no_init_weights():
-        model = build(known(meta["config"]), meta["head"], meta["outputs"])
+        model = build(meta["config"], meta["head"], meta["outputs"])
     anatomy = _anatomy(meta)
     return 4 * sum(tensor.numel() for name, tensor in model.named_parameters() if not anatomy.is_head(name))
 

@@ -12,6 +12,7 @@ from methods.common.errors import UserError
 from methods.common.files import read_sealed, sha256_file, write_sealed
 from methods.kernel.layers import Dropout
 from methods.model.anatomy import ANATOMIES
+from methods.model.description import CONFIG
 
 HEAD = "head."  # prefix of the head's arrays in a base model file
 
@@ -109,12 +110,7 @@ def _expected(stored: dict[str, np.ndarray], name: str, shape: torch.Size, path:
 
 def known(config: dict) -> dict:
     """The architecture alone: no paths, versions or heads of whoever saved it."""
-    keys = (
-        "model_type vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-        "hidden_dropout_prob attention_probs_dropout_prob max_position_embeddings type_vocab_size initializer_range "
-        "layer_norm_eps pad_token_id"
-    )
-    return {key: config[key] for key in keys.split() if key in config}
+    return {key: config[key] for key in CONFIG if key in config}
 
 
 def tokenizer_json(folder: Path) -> str:
@@ -157,7 +153,7 @@ def build(config: dict, head: str, outputs: int) -> nn.Module:
         for name, module in parent.named_children():
             if type(module) is nn.Dropout:
                 setattr(parent, name, Dropout(module.p))
-    model.record = Record(known(config), head, outputs)
+    model.record = Record({key: getattr(settings, key) for key in CONFIG}, head, max(outputs, 1))
     return model
 
 
