@@ -194,6 +194,31 @@ def stored_bytes(entry: dict) -> int:
     return bitmap + packing.packed_bytes(entry.get("kept", count), entry["bits"])
 
 
+def decoded(name: str, entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Return a packed weight as floats, step * (from + by * code)."""
+    count, codes = math.prod(entry["shape"]), arrays.get(f"{name}.codes")
+    if entry["packing"] == "trits":
+        stored = (codes[:, None] // 3 ** np.arange(packing.TRITS, dtype=np.uint8) % 3).reshape(-1)[:count]
+    elif entry["packing"] == "bits":
+        stored = _codes(codes, entry["bits"], count)
+    else:
+        kept = arrays[f"{name}.values"] if codes is None else _codes(codes, entry["bits"], entry["kept"])
+        stored = np.full(count, zero(entry), kept.dtype)
+        stored[np.unpackbits(arrays[f"{name}.bitmap"], count=count, bitorder="little").astype(bool)] = kept
+    if codes is None:
+        return stored.reshape(entry["shape"])
+    whole = stored.reshape(entry["shape"]).astype(np.float32) * np.float32(entry["by"]) + np.float32(entry["from"])
+    return whole * arrays[f"{name}.step"]
+
+
+def _codes(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+    lanes = list(packing.lanes(packed, bits))
+    codes = np.zeros((max(map(len, lanes)), len(lanes)), np.uint8)
+    for at, lane in enumerate(lanes):
+        codes[: len(lane), at] = lane
+    return codes.reshape(-1)[:count]
+
+
 def zero(entry: dict) -> int:
     """Return the code that means zero."""
     return -entry["from"] // entry["by"]

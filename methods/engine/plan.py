@@ -1,0 +1,249 @@
+"""From a model file to the engine's description of it: where each matrix, range and norm stands.
+
+The tensors' names say which edits a matrix went through: `.first` and `.second` are the halves of a split, `.0` and `.1` the
+factors of a product. Shapes say what was narrowed. The header says what no tensor tells: quantizers of activations, heads
+and the function of the feed-forward.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from methods.engine import Unsupported, abi
+from methods.engine.abi import Layer, Linear, Matrix, Model, Norm, Range
+from methods.model import description
+from methods.model.anatomy import ANATOMIES
+
+EDITS = ("quantize", "int8_dynamic", "factor", "factor_words", "narrow", "layers", "activate", "requantize", "split")
+NEVER = np.float32(np.inf)
+
+
+class Plan:
+    """A description of the model in a file. It keeps the arrays alive that the description points to."""
+
+    def __init__(self, path: Path, arrays: dict[str, np.ndarray], meta: dict):
+        self.path, self.arrays, self.packed, self.meta = path, arrays, meta["packed"], meta
+        self.kept: list = []
+        self.edits = {edit["kind"]: edit for edit in meta["edits"]}
+        if foreign := [kind for kind in self.edits if kind not in EDITS]:
+            raise Unsupported(f"{path}: the packed engine cannot compute the edit {foreign[0]!r}.")
+        config = meta["config"]
+        self.anatomy, self.config = ANATOMIES[config["model_type"]], config
+        self.body = f"{self.anatomy.architecture}."  # the prefix of the encoder's tensors
+        self.hidden, self.width = config["hidden_size"], config["hidden_size"] // config["num_attention_heads"]
+        self.heads = self.edits.get("narrow", {}).get("heads", config["num_attention_heads"])
+        self.activation = self.edits.get("activate", {}).get("function", config["hidden_act"])
+        if self.activation not in abi.ACTIVATIONS:
+            raise Unsupported(f"{path}: the packed engine knows gelu and relu, not {self.activation!r}.")
+        quantize = self.edits.get("quantize", {})
+        self.activations = quantize.get("activations")
+        self.one_sided = quantize.get("one_sided") or self.activations
+        self.int8 = "int8_dynamic" in self.edits
+        try:
+            self.model = self._model()
+        except KeyError as error:
+            raise Unsupported(f"{path}: the packed engine finds no {error.args[0]!r} in the file.") from None
+
+    # --- parts of the description -----------------------------------------------------------------------------
+
+    def _model(self) -> Model:
+        config, anatomy, body = self.config, self.anatomy, self.body
+        words = body + anatomy.words
+        factored = self._has(f"{words}.0")
+        tables = self._halves(f"{words}.0" if factored else words)
+        layers = 1 + max((int(name.split(".")[len(place)]) for name, place in self._layer_names()), default=-1)
+        layer = (Layer * max(layers, 1))(*(self._layer(f"{body}{anatomy.layers}.{at}.") for at in range(layers)))
+        pooler, head = self._head()
+        self.kept += [layer, *filter(None, (pooler, head))]
+        model = Model(
+            hidden=self.hidden,
+            layers=layers,
+            outputs=self.meta["outputs"],
+            vocabulary=config["vocab_size"],
+            positions=config["max_position_embeddings"],
+            types=config["type_vocab_size"],
+            epsilon=config["layer_norm_eps"],
+            by_token=self.meta["head"] != "sequence",
+            words=tables[0],
+            words_too=tables[1],
+            position_table=self._floats(self._dense(body + anatomy.positions), config["max_position_embeddings"]),
+            type_table=self._floats(self._dense(body + anatomy.types), config["type_vocab_size"]),
+            embedding=self._norm(f"{body}embeddings.LayerNorm"),
+            layer=layer,
+            head=abi.POINTER(Linear)(head),
+        )
+        if factored:
+            model.words_out = self._pointer(self._linear(f"{words}.1", self.activations))
+        if pooler is not None:
+            model.pooler = abi.POINTER(Linear)(pooler)
+        return model
+
+    def _layer_names(self):
+        place = (self.body + self.anatomy.layers).split(".")
+        return [(name, place) for name in (*self.arrays, *self.packed) if name.split(".")[: len(place)] == place]
+
+    def _layer(self, prefix: str) -> Layer:
+        parts, inside = self.anatomy.parts, prefix + self.anatomy.attention
+        spec, one_sided = self.activations, self.one_sided
+        quantizers = f"{inside}.quantizers"
+        return Layer(
+            query=self._linear(prefix + parts["query"], None),
+            key=self._linear(prefix + parts["key"], None),
+            value=self._linear(prefix + parts["value"], None),
+            output=self._linear(prefix + parts["attention output"], spec, own=True),
+            up=self._linear(prefix + parts["intermediate"], spec, own=True),
+            down=self._linear(prefix + parts["output"], one_sided, own=True),
+            input=self._int8_range() if self.int8 else self._range(spec, f"{inside}.input_quantizer"),
+            of_query=self._range(spec, f"{quantizers}.query"),
+            of_key=self._range(spec, f"{quantizers}.key"),
+            of_probabilities=self._range(one_sided, f"{quantizers}.probs"),
+            of_value=self._range(spec, f"{quantizers}.value"),
+            after_attention=self._norm(f"{prefix}attention.output.LayerNorm"),
+            after_feed_forward=self._norm(f"{prefix}output.LayerNorm"),
+            heads=self.heads,
+            width=self.width,
+            activation=abi.ACTIVATIONS[self.activation],
+        )
+
+    def _head(self) -> tuple[Linear | None, Linear]:
+        """The matrix with tanh behind it where there is one, and the head's last matrix."""
+        if self.meta["head"] != "sequence":
+            return None, self._linear("qa_outputs" if self.meta["head"] == "span" else "classifier", None)
+        if self.anatomy.pooler is None:
+            return self._linear("classifier.dense", None), self._linear("classifier.out_proj", None)
+        pooler = self._linear(self.body + self.anatomy.pooler, self.activations, own=True)
+        return pooler, self._linear("classifier", None)
+
+    def _linear(self, name: str, inputs: dict | None, own: bool = False) -> Linear:
+        """A linear map; `inputs` is the quantizer of what goes in, and `own` says that torch's int8 has one here."""
+        if self._has(f"{name}.0"):  # the input is quantized for the first factor, its result for the second
+            outer = self._linear(f"{name}.1", self.activations)
+            outer.inner = self._pointer(self._linear(f"{name}.0", inputs))
+            return outer
+        first, second = self._halves(name)
+        bias = self.arrays.get(f"{name}.first.bias", self.arrays.get(f"{name}.bias"))
+        entry = self._int8_range() if self.int8 and own else self._range(inputs, f"{name}.input_quantizer")
+        return Linear(first=first, second=second, bias=self._floats(bias, first.rows) if bias is not None else None, input=entry)
+
+    def _halves(self, name: str) -> tuple[Matrix, Matrix]:
+        if self._has(f"{name}.first"):
+            return self._matrix(f"{name}.first.weight"), self._matrix(f"{name}.second.weight")
+        return self._matrix(f"{name}.weight"), Matrix()
+
+    def _matrix(self, name: str) -> Matrix:
+        entry = self.packed.get(name)
+        if entry is None:
+            weight, step = self.arrays[name], self.arrays.get(f"{name}_step")
+            if weight.dtype == np.int8 and step is not None:  # torch's int8
+                codes = self._keep((weight.view(np.uint8) ^ 0x80).reshape(weight.shape))
+                steps = self._keep(step.astype(np.float32).reshape(-1))
+                return self._coded(weight.shape, codes, steps, bits=8, from_=-128, by=1)
+            return self._dense_matrix(self._dense(name.removesuffix(".weight")))
+        if entry["packing"] == "sparse":
+            return self._dense_matrix(self._dense(name.removesuffix(".weight")))
+        codes, steps = self._keep(self.arrays[f"{name}.codes"]), self._keep(self.arrays[f"{name}.step"].reshape(-1))
+        trits = entry["packing"] == "trits"
+        return self._coded(entry["shape"], codes, steps, bits=entry["bits"], trits=trits, from_=entry["from"], by=entry["by"])
+
+    def _coded(self, shape, codes: np.ndarray, steps: np.ndarray, **code) -> Matrix:
+        rows, columns = shape
+        places = {"codes": abi.address(codes), "bytes": codes.nbytes, "step": abi.address(steps), "steps": steps.size}
+        return Matrix(rows=rows, columns=columns, **places, **code)
+
+    def _dense_matrix(self, weight: np.ndarray) -> Matrix:
+        return Matrix(rows=len(weight), columns=weight.shape[1], bits=32, codes=abi.address(weight), bytes=weight.nbytes)
+
+    def _dense(self, name: str) -> np.ndarray:
+        """A weight as floats, decoded where it is packed."""
+        entry = self.packed.get(f"{name}.weight")
+        weight = self.arrays[f"{name}.weight"] if entry is None else description.decoded(f"{name}.weight", entry, self.arrays)
+        return self._keep(weight.astype(np.float32, copy=False))
+
+    def _norm(self, name: str) -> Norm:
+        return Norm(*(self._floats(self.arrays[f"{name}.{part}"], self.hidden) for part in ("weight", "bias")))
+
+    # --- ranges -----------------------------------------------------------------------------------------------
+
+    def _range(self, spec: dict | None, name: str) -> Range:
+        """The range of a quantizer of activations; `name` is its place, where the file keeps what it has learned."""
+        if spec is None:
+            return Range(kind=abi.RANGES["none"])
+        if spec["kind"] not in RANGE_OF:
+            raise Unsupported(f"{self.path}: the packed engine cannot quantize activations by {spec['kind']!r}.")
+        learned = {key: float(self.arrays[f"{name}.{key}"]) for key in LEARNED.get(spec["kind"], ())}
+        found = {"clip_low": -NEVER, "clip_high": NEVER, **RANGE_OF[spec["kind"]](spec, learned)}
+        return Range(**{**found, "kind": abi.RANGES[found["kind"]]})
+
+    def _int8_range(self) -> Range:
+        return Range(kind=abi.RANGES["torch"], high=127, clip_low=-NEVER, clip_high=NEVER)  # seven bits: torch's reduce_range
+
+    # --- memory -----------------------------------------------------------------------------------------------
+
+    def _has(self, name: str) -> bool:
+        stems = (f"{name}.weight", f"{name}.first.weight", f"{name}.0.weight")
+        return any(stem in self.arrays or stem in self.packed for stem in stems)
+
+    def _keep(self, array: np.ndarray) -> np.ndarray:
+        array = np.ascontiguousarray(array)
+        self.kept.append(array)
+        return array
+
+    def _floats(self, array: np.ndarray, rows: int) -> int:
+        """The address of an array whose first dimension is as long as the description says."""
+        if len(array) != rows:
+            raise Unsupported(f"{self.path}: an array has {len(array)} rows where the model has {rows}.")
+        return abi.address(self._keep(array.astype(np.float32, copy=False)))
+
+    def _pointer(self, linear: Linear):
+        self.kept.append(linear)
+        return abi.POINTER(Linear)(linear)
+
+
+# --- quantizers of activations, as in methods/kernel/quantizers ---------------------------------------------------
+
+
+def _threshold(spec: dict, learned: dict) -> dict:
+    high = max(2 ** (spec["bits"] - 1) - 1, 1)
+    step = np.float32(max(learned["scale"], learned["floor"])) / np.float32(high)
+    return {"kind": "step", "low": -high, "high": high, "two_levels": spec["bits"] == 1, "step": step}
+
+
+def _step(spec: dict, learned: dict) -> dict:
+    shifted = spec.get("shifted", False)
+    signed = spec.get("signed", True) and not shifted
+    low, high = (-(2 ** (spec["bits"] - 1)), 2 ** (spec["bits"] - 1) - 1) if signed else (0, 2 ** spec["bits"] - 1)
+    if signed and spec["bits"] == 1:
+        high = 1
+    two_levels = signed and spec["bits"] == 1
+    step = max(learned["scale"], learned["floor"])
+    return {"kind": "shifted" if shifted else "step", "low": low, "high": high, "two_levels": two_levels, "step": step}
+
+
+def _symmetric(spec: dict, learned: dict) -> dict:
+    high = max(2 ** (spec["bits"] - 1) - 1, 1)
+    clip = {"clip_low": -spec["clip"], "clip_high": spec["clip"]} if spec.get("clip") else {}
+    return {
+        **{"kind": "symmetric", "low": -high, "high": high, "two_levels": spec["bits"] == 1},
+        **{"by_rows": spec.get("rows", False), **clip},
+    }
+
+
+def _asymmetric(spec: dict, learned: dict) -> dict:
+    clip = {"clip_low": -spec["clip"], "clip_high": spec["clip"]} if spec.get("clip") else {}
+    return {"kind": "asymmetric", "high": 2 ** spec["bits"] - 1, "by_rows": spec.get("rows", False), **clip}
+
+
+def _interval(spec: dict, learned: dict) -> dict:
+    bounds = {"clip_low": learned["low"], "clip_high": learned["high"]}
+    make = _symmetric if spec.get("symmetric", False) else _asymmetric
+    return {**make({"bits": spec["bits"]}, learned), **bounds}
+
+
+RANGE_OF = {
+    "threshold": _threshold,
+    "step": _step,
+    "symmetric": _symmetric,
+    "asymmetric": _asymmetric,
+    "interval": _interval,
+}
+LEARNED = {"threshold": ("scale", "floor"), "step": ("scale", "floor"), "interval": ("low", "high")}
