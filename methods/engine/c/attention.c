@@ -170,6 +170,25 @@ static void multiply_floats(const Kernels *kernels, const float *x, int64_t x_st
     }
 }
 
+/* The scores of up to 48 queries with all keys, before the softmax. */
+static void score(const Attention *a, Scratch *s, const float *queries, int32_t rows, int64_t length, Grid *grids, int32_t *sums, Thread *t) {
+    const Kernels *kernels = a->engine->kernels;
+    const int32_t head = a->layer->width, on_grid = a->layer->ranges[QUERY].kind != RANGE_NONE;
+    const int32_t in_codes = on_grid && a->layer->ranges[KEY].kind != RANGE_NONE;
+    const int64_t stride = 3 * (int64_t)a->layer->heads * head, depth = up_to(head, kernels->pad), keys = up_to(length, PANEL);
+    for (int32_t r = 0; r < rows && on_grid; r++) {
+        uint8_t *codes = s->queries + r * depth;
+        grids[r] = grid_of_row(a, QUERY, queries + r * stride, head);
+        kernels->quantize(queries + r * stride, head, &grids[r], codes);
+        memset(codes + head, 0, (size_t)(depth - head));
+        sums[r] = sum_of_codes(codes, head, grids[r].zero);
+        if (!in_codes) decode(codes, head, &grids[r], s->query_floats + r * head);
+    }
+    if (in_codes) multiply_codes(kernels, s->queries, depth, rows, &s->keys, length, grids, sums, t->sums[0], s->scores, keys);
+    else if (on_grid) multiply_floats(kernels, s->query_floats, head, head, rows, s->keys.floats, length, t->floats, s->scores, keys);
+    else multiply_floats(kernels, queries, stride, head, rows, s->keys.floats, length, t->floats, s->scores, keys);
+}
+
 /* An item is a head of a row. */
 void attend(void *context, int64_t item, int32_t thread) {
     const Attention *a = context;
@@ -180,8 +199,8 @@ void attend(void *context, int64_t item, int32_t thread) {
     const int32_t head = l->width, place = (int32_t)(item % l->heads) * head;
     const int64_t width = (int64_t)l->heads * head, row = item / l->heads;
     const int64_t start = row ? a->ends[row - 1] : 0, length = a->ends[row] - start;
-    const int64_t depth = up_to(head, kernels->pad), keys = up_to(length, PANEL), wide = up_to(head, PANEL), reach = up_to(length, kernels->pad);
-    const int32_t query_grid = l->ranges[QUERY].kind != RANGE_NONE, codes_of_scores = query_grid && l->ranges[KEY].kind != RANGE_NONE;
+    const int64_t keys = up_to(length, PANEL), wide = up_to(head, PANEL), reach = up_to(length, kernels->pad);
+    const int32_t codes_of_scores = l->ranges[QUERY].kind != RANGE_NONE && l->ranges[KEY].kind != RANGE_NONE;
     const int32_t own_values = l->ranges[VALUE].by_rows && l->ranges[VALUE].kind > RANGE_STEP;
     const int32_t probability_grid = l->ranges[PROBABILITIES].kind != RANGE_NONE;
     const int32_t codes_of_context = probability_grid && l->ranges[VALUE].kind != RANGE_NONE && !own_values;
@@ -191,31 +210,19 @@ void attend(void *context, int64_t item, int32_t thread) {
     cut_up(e, length, head, t->attention, &s);
     if (!t->entered && kernels->enter) kernels->enter();
     t->entered = 1;
-    lay_keys(a, &s, wide_rows + width, 3 * width, length, head, codes_of_scores);
+    float *kept = a->kept ? a->kept + a->starts[row] + item % l->heads * length * keys : NULL;
+    const int32_t known = kept && !a->measuring;
+    if (!known) lay_keys(a, &s, wide_rows + width, 3 * width, length, head, codes_of_scores);
     if (!a->measuring) lay_values(a, &s, wide_rows + 2 * width, 3 * width, length, head, codes_of_context);
     for (int64_t first = 0; first < length; first += TILE_ROWS) {
         const int32_t rows = (int32_t)(length - first < TILE_ROWS ? length - first : TILE_ROWS);
         Grid grids[TILE_ROWS];
         int32_t sums[TILE_ROWS];
-        const float *queries = wide_rows + first * 3 * width;
-        int64_t query_stride = 3 * width;
-        for (int32_t r = 0; r < rows && query_grid; r++) {
-            uint8_t *codes = s.queries + r * depth;
-            grids[r] = grid_of_row(a, QUERY, queries + r * 3 * width, head);
-            kernels->quantize(queries + r * 3 * width, head, &grids[r], codes);
-            memset(codes + head, 0, (size_t)(depth - head));
-            sums[r] = sum_of_codes(codes, head, grids[r].zero);
-            if (!codes_of_scores) decode(codes, head, &grids[r], s.query_floats + r * head);
-        }
-        if (query_grid && !codes_of_scores) {
-            queries = s.query_floats;
-            query_stride = head;
-        }
-        if (codes_of_scores) multiply_codes(kernels, s.queries, depth, rows, &s.keys, length, grids, sums, t->sums[0], s.scores, keys);
-        else multiply_floats(kernels, queries, query_stride, head, rows, s.keys.floats, length, t->floats, s.scores, keys);
+        if (kept) s.scores = kept + first * keys;
+        if (!known) score(a, &s, wide_rows + first * 3 * width, rows, length, grids, sums, t);
         for (int32_t r = 0; r < rows; r++) {
-            float *x = s.scores + r * keys, least, most;
-            kernels->softmax(x, (int32_t)length, scale, &least, &most);
+            float *x = s.scores + r * keys, least = 0, most = 1;
+            if (!known) kernels->softmax(x, (int32_t)length, scale, &least, &most);
             if (!(most <= 1)) t->poison = NAN;
             if (a->measuring) {
                 t->least[0] = fminf(t->least[0], least);

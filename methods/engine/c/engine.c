@@ -174,12 +174,13 @@ Engine *engine_open(const Model *model, const char *set, int32_t threads, char *
 
 const char *engine_set(const Engine *engine) { return engine->kernels->name; }
 
-int64_t engine_memory(const Engine *engine) { return engine->model.bytes + engine->buffers.bytes; }
+int64_t engine_memory(const Engine *engine) { return engine->model.bytes + engine->buffers.bytes + engine->kept.bytes; }
 
 void engine_close(Engine *engine) {
     if (!engine) return;
     pool_free(engine->pool);
     give_back(&engine->buffers);
+    give_back(&engine->kept);
     give_back(&engine->model);
     pthread_mutex_destroy(&engine->mutex);
     free(engine);

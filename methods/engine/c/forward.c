@@ -22,7 +22,7 @@ int32_t by_tensor(const Range *r) { return r->kind > RANGE_STEP && !r->by_rows; 
 static float inverse_of(float step) { return step >= FLT_MIN ? 1 / step : 0; }
 
 Grid grid_of(const Range *r, float least, float most) {
-    Grid g = {.clip_low = -INFINITY, .clip_high = INFINITY, .low = (float)r->low, .high = (float)r->high, .signs = r->two_levels};
+    Grid g = {.low = (float)r->low, .high = (float)r->high, .signs = r->two_levels};
     g.shift = r->low < 0 ? 128 : 0;
     g.zero = (int32_t)g.shift;
     const float low = fminf(fmaxf(least, r->clip_low), r->clip_high), high = fminf(fmaxf(most, r->clip_low), r->clip_high);
@@ -40,10 +40,12 @@ Grid grid_of(const Range *r, float least, float most) {
             break;
         case RANGE_SYMMETRIC: {
             const float largest = fmaxf(fabsf(low), fabsf(high)), levels = (float)(r->high > 1 ? r->high : 1);
-            g.clip_low = r->clip_low;
-            g.clip_high = r->clip_high;
             g.alpha = largest / levels;
             g.inverse = g.alpha >= FLT_MIN ? levels / largest : 0;
+            if (!g.signs && isfinite(r->clip_low + r->clip_high)) { /* what is clipped has the code of the bound */
+                g.low = fmaxf(g.low, nearbyintf(r->clip_low * g.inverse));
+                g.high = fminf(g.high, nearbyintf(r->clip_high * g.inverse));
+            }
             break;
         }
         case RANGE_ASYMMETRIC:
@@ -206,11 +208,10 @@ typedef struct {
     int64_t codes_stride;
 } Product;
 
-static Tile tile_of(const Product *p, const OpenLinear *linear, int32_t part, int64_t panel, int64_t row) {
-    const int64_t column = panel * PANEL;
+static Tile tile_of(const Product *p, const OpenLinear *linear, int32_t part, int64_t column, int64_t columns, int64_t row) {
     Tile tile = {
-        .stride = PANEL,
-        .columns = (int32_t)least64(PANEL, linear->first.rows - column),
+        .stride = columns,
+        .columns = (int32_t)least64(columns, linear->first.rows - column),
         .bias = linear->bias + column,
         .scale = {linear->first.scale + column, linear->two ? linear->second.scale + column : NULL},
         .weights = {linear->first.weights + column, linear->two ? linear->second.weights + column : NULL},
@@ -284,7 +285,7 @@ static void multiply_panel(void *context, int64_t item, int32_t thread) {
     else floats = decoded(p->e, linear, panel, t);
     for (; row < end; row += TILE_ROWS) {
         const int32_t some = (int32_t)least64(TILE_ROWS, end - row);
-        Tile tile = tile_of(p, linear, part, panel, row);
+        Tile tile = tile_of(p, linear, part, panel * PANEL, PANEL, row);
         if (p->in->on_grid)
             for (int32_t m = 0; m <= linear->two; m++) {
                 const Packed *packed = m ? &linear->second : &linear->first;
@@ -314,12 +315,9 @@ static void look_up_rows(void *context, int64_t item, int32_t thread) {
             const Packed *packed = m ? &linear->second : &linear->first;
             p->e->kernels->lookup(p->in->codes + row * p->in->codes_stride, p->in->codes_stride, some, (int32_t)packed->columns, packed->lookup, from, to, t->looked[m], (to - from) * LOOKUP_COLUMNS, t->tables);
         }
-        for (int64_t panel = (int64_t)from * 2; panel < least64((int64_t)to * 2, p->panels[part]); panel++) {
-            Tile tile = tile_of(p, linear, part, panel, row);
-            tile.stride = (to - from) * LOOKUP_COLUMNS;
-            for (int32_t m = 0; m <= linear->two; m++) tile.sums[m] = t->looked[m] + (panel - (int64_t)from * 2) * PANEL;
-            finish_tile(p, t, part, &tile, some);
-        }
+        Tile tile = tile_of(p, linear, part, (int64_t)from * LOOKUP_COLUMNS, (int64_t)(to - from) * LOOKUP_COLUMNS, row);
+        for (int32_t m = 0; m <= linear->two; m++) tile.sums[m] = t->looked[m];
+        finish_tile(p, t, part, &tile, some);
     }
 }
 
@@ -429,6 +427,29 @@ static Operand *normalised(Engine *e, Rowwise *w, const OpenNorm *norm, const Ra
 
 /* --- layers ------------------------------------------------------------------------------------------------------ */
 
+#define MOST_KEPT (8ll << 20) /* probabilities that are kept: 32 MB */
+
+/* Where each row's probabilities begin, and how many there are in all: every query's stand at a multiple of a panel. */
+static int64_t probabilities_of(const int64_t *ends, int64_t rows, int64_t heads, int64_t *starts) {
+    int64_t numbers = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        const int64_t length = ends[r] - (r ? ends[r - 1] : 0);
+        starts[r] = numbers;
+        numbers += heads * length * (share_of(length, PANEL) * PANEL);
+    }
+    return numbers;
+}
+
+static float *room_for_probabilities(Engine *e, int64_t numbers) {
+    if (numbers > MOST_KEPT) return NULL;
+    if (numbers > e->room_kept) {
+        give_back(&e->kept);
+        e->probabilities = keep(&e->kept, numbers * (int64_t)sizeof(float));
+        e->room_kept = e->probabilities ? numbers : 0;
+    }
+    return e->probabilities;
+}
+
 static void run_layer(Engine *e, const OpenLayer *l, Rowwise *w, Operand *in, const int64_t *ends, int64_t rows) {
     const int64_t tokens = w->tokens, width = (int64_t)l->heads * l->width;
     Grid next;
@@ -453,7 +474,10 @@ static void run_layer(Engine *e, const OpenLayer *l, Rowwise *w, Operand *in, co
 
     /* attention */
     const Range *range = &l->ranges[PROBABILITIES];
-    if (by_tensor(range)) {
+    if (by_tensor(range)) { /* all of them are looked at before one is quantized: kept meanwhile, or computed twice */
+        const int64_t numbers = probabilities_of(ends, rows, l->heads, e->starts);
+        a.starts = e->starts;
+        a.kept = room_for_probabilities(e, numbers);
         a.measuring = 1;
         forget_extremes(e);
         pool_run(e->pool, attend, &a, rows * l->heads);

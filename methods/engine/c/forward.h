@@ -81,6 +81,9 @@ struct Engine {
     float *hidden_states, *wide, *inner, *context, *first, *pooled;
     Operand operands[2];
     int64_t *starts;
+    Store kept;
+    float *probabilities;
+    int64_t room_kept;
 };
 
 /* A range that is known: its grid, from the extremes of a tensor where it is dynamic. */
@@ -99,6 +102,8 @@ typedef struct {
     int64_t codes_stride;
     Grid grids[4];
     int32_t measuring;          /* only the range of the probabilities */
+    float *kept;                /* probabilities from measuring, each row's from its start on, or NULL */
+    const int64_t *starts;
 } Attention;
 
 int64_t attention_room(const Engine *engine, int64_t length);

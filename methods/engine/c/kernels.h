@@ -14,12 +14,12 @@
 #define LOOKUP_ROWS 4          /* rows that share a pass over one-bit weights */
 #define LOOKUP_COLUMNS 128
 #define LOOKUP_GROUP 6         /* weights that one look-up adds up */
-#define LOOKUP_BYTES 96        /* of one group of all columns of a block */
+#define LOOKUP_BYTES 256       /* of two groups of all columns of a block */
 #define LOOKUP_DEPTH 42        /* groups whose sums fit into 16 bits: 42 * 6 * 255 < 65536 */
 
-/* A range resolved: code = round((clip(x) - least) * inverse), cut to low..high, stored as code + shift. */
+/* A range resolved: code = round((x - least) * inverse), cut to low..high, stored as code + shift. */
 typedef struct {
-    float clip_low, clip_high, least, inverse, low, high, shift;
+    float least, inverse, low, high, shift;
     int32_t signs;             /* codes are 1 and -1, by sign */
     int32_t zero;
     float alpha, beta;

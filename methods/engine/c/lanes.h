@@ -21,6 +21,11 @@ INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 INLINE Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 INLINE Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 INLINE Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+/* a / b to the last bit or two: an estimate of 1 / b, made better once. */
+INLINE Floats quotient(Floats a, Floats b) {
+    Floats r = _mm512_rcp14_ps(b);
+    return _mm512_mul_ps(a, _mm512_fmadd_ps(r, _mm512_fnmadd_ps(b, r, _mm512_set1_ps(1)), r));
+}
 INLINE Floats fma_(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE Floats least(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 INLINE Floats most(Floats a, Floats b) { return _mm512_max_ps(a, b); }
@@ -28,9 +33,7 @@ INLINE Floats nearest(Floats a) { return _mm512_roundscale_ps(a, 8); }
 INLINE Floats scale2(Floats a, Floats n) { return _mm512_scalef_ps(a, n); }
 INLINE Floats sign_of(Floats a) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GE_OQ), all(-1), all(1)); }
 INLINE Floats whole(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
-INLINE Floats whole_less(const int32_t *p, const int32_t *q, int times) {
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_mullo_epi32(_mm512_loadu_si512(q), _mm512_set1_epi32(times))));
-}
+INLINE Floats whole_less(const int32_t *p, const int32_t *q) { return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_loadu_si512(q))); }
 INLINE void store_bytes(uint8_t *p, Floats x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
 INLINE void store_some_bytes(uint8_t *p, int n, Floats x) { _mm_mask_storeu_epi8(p, (__mmask16)((1u << n) - 1), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
 INLINE float sum_of(Floats a) { return _mm512_reduce_add_ps(a); }
@@ -58,6 +61,7 @@ INLINE Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
 INLINE Floats sub(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
 INLINE Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 INLINE Floats divide(Floats a, Floats b) { return _mm256_div_ps(a, b); }
+INLINE Floats quotient(Floats a, Floats b) { return divide(a, b); }
 INLINE Floats fma_(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE Floats least(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 INLINE Floats most(Floats a, Floats b) { return _mm256_max_ps(a, b); }
@@ -67,9 +71,8 @@ INLINE Floats scale2(Floats a, Floats n) {
 }
 INLINE Floats sign_of(Floats a) { return _mm256_blendv_ps(all(-1), all(1), _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GE_OQ)); }
 INLINE Floats whole(const int32_t *p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)p)); }
-INLINE Floats whole_less(const int32_t *p, const int32_t *q, int times) {
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)p),
-                                               _mm256_mullo_epi32(_mm256_loadu_si256((const __m256i *)q), _mm256_set1_epi32(times))));
+INLINE Floats whole_less(const int32_t *p, const int32_t *q) {
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)q)));
 }
 INLINE void store_bytes(uint8_t *p, Floats x) {
     __m256i i = _mm256_cvtps_epi32(x);
@@ -107,6 +110,7 @@ INLINE Floats add(Floats a, Floats b) { return a + b; }
 INLINE Floats sub(Floats a, Floats b) { return a - b; }
 INLINE Floats mul(Floats a, Floats b) { return a * b; }
 INLINE Floats divide(Floats a, Floats b) { return a / b; }
+INLINE Floats quotient(Floats a, Floats b) { return a / b; }
 INLINE Floats fma_(Floats a, Floats b, Floats c) { return a * b + c; }
 INLINE Floats least(Floats a, Floats b) { return a < b ? a : b; }
 INLINE Floats most(Floats a, Floats b) { return a > b ? a : b; }
@@ -119,7 +123,7 @@ INLINE Floats scale2(Floats a, Floats n) {
 }
 INLINE Floats sign_of(Floats a) { return a >= 0 ? 1 : -1; }
 INLINE Floats whole(const int32_t *p) { return (float)*p; }
-INLINE Floats whole_less(const int32_t *p, const int32_t *q, int times) { return (float)(*p - *q * times); }
+INLINE Floats whole_less(const int32_t *p, const int32_t *q) { return (float)(*p - *q); }
 INLINE void store_bytes(uint8_t *p, Floats x) { *p = (uint8_t)(int32_t)x; }
 INLINE void store_some_bytes(uint8_t *p, int n, Floats x) { if (n) store_bytes(p, x); }
 INLINE float sum_of(Floats a) { return a; }

@@ -148,14 +148,12 @@ static void pack_panel(void *context, int64_t panel, int32_t thread) {
             }
         }
         if (p->lookup) {
-            const int64_t groups = (m->columns + LOOKUP_GROUP - 1) / LOOKUP_GROUP;
-            const int32_t in_block = (int32_t)(n % LOOKUP_COLUMNS), bit = in_block % 32 * LOOKUP_GROUP;
-            uint8_t *block = p->lookup + n / LOOKUP_COLUMNS * groups * LOOKUP_BYTES + in_block / 32 * 24;
-            for (int64_t k = 0; k < m->columns; k++)
-                if (codes[k]) {
-                    const int32_t place = bit + (int32_t)(k % LOOKUP_GROUP);
-                    block[k / LOOKUP_GROUP * LOOKUP_BYTES + place / 8] |= (uint8_t)(1 << place % 8);
-                }
+            const int64_t pairs = (m->columns + 2 * LOOKUP_GROUP - 1) / (2 * LOOKUP_GROUP);
+            uint8_t *block = p->lookup + n / LOOKUP_COLUMNS * pairs * LOOKUP_BYTES + n % LOOKUP_COLUMNS * 2;
+            for (int64_t k = 0; k < m->columns; k++) {
+                const int64_t group = k / LOOKUP_GROUP;
+                block[group / 2 * LOOKUP_BYTES + group % 2] |= codes[k] << k % LOOKUP_GROUP;
+            }
         }
     }
     free(codes);
@@ -179,7 +177,7 @@ int32_t pack(Store *store, Pool *pool, const Kernels *kernels, const Matrix *m, 
     p->small = m->bits != 32 && m->from >= -64 && m->from + m->by * (codes - 1) <= 64;
     if (kernels->lookup && m->bits == 1 && m->from == -1 && m->by == 2) {
         p->blocks = (int32_t)((m->rows + LOOKUP_COLUMNS - 1) / LOOKUP_COLUMNS);
-        p->lookup = keep(store, p->blocks * ((m->columns + LOOKUP_GROUP - 1) / LOOKUP_GROUP) * LOOKUP_BYTES);
+        p->lookup = keep(store, p->blocks * ((m->columns + 2 * LOOKUP_GROUP - 1) / (2 * LOOKUP_GROUP)) * LOOKUP_BYTES);
     }
     if (!p->panels || !p->scale || !p->weights || (p->blocks && !p->lookup)) {
         snprintf(error, room, "there is not enough memory for the model");
