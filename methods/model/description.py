@@ -44,6 +44,10 @@ def number(low: float, high: float) -> Check:
     return lambda value: type(value) in (int, float) and low <= value <= high, f"a number from {low:g} to {high:g}"
 
 
+def real(low: float, high: float) -> Check:
+    return lambda value: type(value) is float and low <= value <= high, f"a number from {low:g} to {high:g}, with a point"
+
+
 def one_of(*names) -> Check:
     return lambda value: type(value) is str and value in names, f"one of {', '.join(names)}"
 
@@ -87,8 +91,8 @@ CONFIG = {
     "attention_probs_dropout_prob": number(0, 1),
     "max_position_embeddings": whole(1, POSITIONS),
     "type_vocab_size": whole(1, 64),
-    "initializer_range": number(0, 100),
-    "layer_norm_eps": number(0, 1),
+    "initializer_range": real(0, 100),
+    "layer_norm_eps": real(0, 1),
     "pad_token_id": or_null(whole(0, VOCABULARY)),
 }
 PACKED = {

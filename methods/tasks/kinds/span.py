@@ -39,6 +39,8 @@ class Span(Kind):
             raise UserError(f"{where}: columns: a span task has [question, context], the names of SQuAD.")
         if entry["labels"]:
             raise UserError(f"{where}: labels: a span task has none; its answers are parts of the passage.")
+        if not entry.get("span"):
+            raise UserError(f"{where}: span: a span task needs its options: {', '.join(OPTIONS)}.")
         if not _silence_allowed(entry) and (others := [name for name in entry["metrics"] if name not in WITH_ANSWERS]):
             raise UserError(
                 f"{where}: metrics: {others[0]!r} is for tasks whose questions may have no answer: set span.null_threshold."
