@@ -124,7 +124,7 @@ USE = {  # what it takes to answer texts
     "kind": NAME,
     "columns": many(TITLE, 1, 2),
     "labels": many(TITLE, 0, OUTPUTS),
-    "max_length": whole(2, POSITIONS),
+    "max_length": whole(8, POSITIONS),
     "padding": one_of("bucket", "max_length"),
     "span": or_null(MAPPING),
     "preset": NAME,
