@@ -28,6 +28,7 @@ from methods.common.errors import UserError, explain
 HOST = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "host"
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[A-Za-z0-9-]+)\.(?P<pid>[0-9]+)\.tmp")
 BETWEEN_TRIES = 0.1  # seconds between two tries for a lock
+LONGEST_HEADER = 2**21  # bytes; parsed, they may take 25 times the memory. A bert-large with split layers needs a quarter
 HEADER = "benchmark"  # one metadata key only: safetensors writes several in no fixed order, and bytes must be equal
 
 
@@ -143,6 +144,7 @@ def read_sealed(path: Path, names: Container[str] | None = None) -> tuple[dict[s
     if not Path(path).is_file():
         raise UserError(f"{path} is missing: run the command that makes it first (`snakemake -n` shows the order).")
     try:
+        _check_header_length(path)
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})[HEADER])
             stored = list(file.keys())
@@ -165,6 +167,12 @@ def read_sealed(path: Path, names: Container[str] | None = None) -> tuple[dict[s
         if _digest(array) != header["tensors"][name]:
             raise UserError(f"{path} is damaged (tensor {name!r} does not match its hash): {advice}.")
     return arrays, header["meta"]
+
+
+def _check_header_length(path: Path) -> None:
+    with open(path, "rb") as file:
+        if int.from_bytes(file.read(8), "little") > LONGEST_HEADER:
+            raise ValueError("a header without end")
 
 
 @contextlib.contextmanager

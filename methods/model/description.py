@@ -44,6 +44,10 @@ def number(low: float, high: float) -> Check:
     return lambda value: type(value) in (int, float) and low <= value <= high, f"a number from {low:g} to {high:g}"
 
 
+def real(low: float, high: float) -> Check:
+    return lambda value: type(value) is float and low <= value <= high, f"a number from {low:g} to {high:g}, with a point"
+
+
 def one_of(*names) -> Check:
     return lambda value: type(value) is str and value in names, f"one of {', '.join(names)}"
 
@@ -87,8 +91,8 @@ CONFIG = {
     "attention_probs_dropout_prob": number(0, 1),
     "max_position_embeddings": whole(1, POSITIONS),
     "type_vocab_size": whole(1, 64),
-    "initializer_range": number(0, 100),
-    "layer_norm_eps": number(0, 1),
+    "initializer_range": real(0, 100),
+    "layer_norm_eps": real(0, 1),
     "pad_token_id": or_null(whole(0, VOCABULARY)),
 }
 PACKED = {
@@ -120,7 +124,7 @@ USE = {  # what it takes to answer texts
     "kind": NAME,
     "columns": many(TITLE, 1, 2),
     "labels": many(TITLE, 0, OUTPUTS),
-    "max_length": whole(2, POSITIONS),
+    "max_length": whole(8, POSITIONS),
     "padding": one_of("bucket", "max_length"),
     "span": or_null(MAPPING),
     "preset": NAME,

@@ -6,7 +6,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from methods.model import artifact
+from methods.model import artifact, description
 
 WIDTH = 80
 INDENT = 12
@@ -16,11 +16,12 @@ MIB = 2**20
 
 def facts(path: Path) -> dict:
     """Return all facts as JSON data: the description in the header, the sizes, and each packed matrix by its name."""
-    arrays, meta = artifact.read(path)
-    description = {key: value for key, value in meta.items() if key not in ("packed", "status")}
+    arrays, meta = description.read(path)
+    description.require(path, meta, description.USE, description.ORIGIN)
+    header = {key: value for key, value in meta.items() if key != "packed"}
     layers = {name: {**entry, **_step(arrays.get(f"{name}.step"))} for name, entry in meta["packed"].items()}
     bits = artifact.bits(path, artifact.load(path)[0])
-    return {"file": str(path), **description, "bits": bits, "size": artifact.size(path), "layers": layers}
+    return {"file": str(path), **header, "bits": bits, "size": artifact.size(path), "layers": layers}
 
 
 def _step(steps: np.ndarray | None) -> dict:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from methods import engine as packed
 from methods.common.errors import UserError
 from methods.common.files import sha256
+from methods.model import description
 from methods.tasks import encode, kinds
 from methods.tasks.data import Split, in_order
 
@@ -33,8 +34,9 @@ class Model:
         self.path = Path(path)
         self.session = _open(self.path, engine, threads)
         self.meta: dict = self.session.meta
-        self.kind = kinds.of(self.meta["kind"])
+        description.require(self.path, self.meta, description.USE)
         self._tokenizer = Tokenizer.from_str(tokenizer_of(self.path, self.meta, Path(base) if base else None))
+        self.kind = kinds.of_model(self.path, self.meta, self._tokenizer.get_vocab_size())
 
     def __call__(self, texts: str | tuple | Iterable, batch: int = BATCH) -> dict | list[dict]:
         """Return the answer to one row, or a list of answers to a list of rows.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from methods import ladabert
+from methods.common import files
 from methods.common.errors import UserError
 from methods.kernel import packing
 from methods.kernel.layers import Factored
@@ -265,11 +266,14 @@ def test_a_damaged_sparse_matrix_is_named(part, wide, tmp_path):
 
 
 @pytest.mark.parametrize("part", [".bitmap", ".values"])
-def test_parts_that_contradict_their_description_are_refused(part):
-    entry, parts = artifact._sparse(torch.tensor([[0.0] * 9, [1.0] * 9]))
-    parts[part] = parts[part][:-1]
-    with pytest.raises(ValueError, match="'query' does not fit"):
-        artifact._unpacked("query", entry, parts)
+def test_parts_that_contradict_their_description_are_refused(part, wide, tmp_path):
+    path = tmp_path / "model.safetensors"
+    artifact.save(path, pruned(wide)[0], META)
+    arrays, meta = files.read_sealed(path)
+    name = f"bert.encoder.layer.1.attention.self.query.0.weight{part}"
+    files.write_sealed(path, arrays | {name: arrays[name][:-1]}, meta)
+    with pytest.raises(UserError, match=rf"query.0.weight': {part[1:]} does not fit its shape and bits"):
+        artifact.load(path)
 
 
 def test_a_matrix_is_stored_sparse_only_where_that_is_smaller(wide, tmp_path):

@@ -1,6 +1,8 @@
 """Task kinds: losses by hand, rows under tokenizers of BERT's and RoBERTa's form, and entries that they cannot take."""
 
+import random
 import re
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from methods.common.errors import UserError
 from methods.model.encoder import wordpiece
 from methods.tasks import kinds, losses, text
 from methods.tasks.base import HiddenWords
+from methods.tasks.kinds.span import OPTIONS, UNANSWERED
 from tests.fixtures.copies import modules_after
 from tests.fixtures.models import batch_of, model_of
 from workflow.catalogue import ROOT
@@ -132,6 +135,39 @@ def test_pairs_are_encoded_as_the_tokenizer_does_and_the_first_segment_ends_wher
     assert split.first.tolist() == firsts
     single = CLASSES.encode({"a": ["ab"]}, {"columns": ["a"]}, 16, tokenizer(), "request")
     assert single.first.tolist() == single.lengths.tolist()
+
+
+def cut_by_the_library(texts: list[list[str]], max_length: int, tokenizer: Tokenizer) -> list[tuple]:
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    encodings = tokenizer.encode_batch(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
+    return [(one.ids, one.sequence_ids, one.offsets, one.n_sequences) for one in encodings]
+
+
+@pytest.mark.parametrize("make", [roberta, bert])
+def test_texts_are_cut_as_the_library_cuts_them(make):
+    chance, tokenizer = random.Random(0), make()
+    lengths = [(first, second) for first in range(6) for second in range(6)]
+    lengths += [(chance.randrange(25), chance.randrange(25)) for _ in range(20)]
+    pairs = [" ".join(chance.choice(("a", "b", "[SEP]")) for _ in range(length)) for two in lengths for length in two]
+    for texts in ([pairs[::2], pairs[1::2]], [pairs]):
+        for max_length in (*range(4, 13), 20, 31):  # from the four special tokens that RoBERTa puts around a pair
+            encodings = text.encode(texts, max_length, tokenizer)
+            ours = [(one.ids, one.sequence_ids, one.offsets, one.n_sequences) for one in encodings]
+            assert ours == cut_by_the_library(texts, max_length, tokenizer)
+            assert max(len(one.ids) for one in encodings) <= max_length
+
+
+@pytest.mark.parametrize("kind", ["classification", "span"])
+def test_a_megabyte_twice_is_encoded_at_once(kind):
+    long = "a b " * 2**18
+    entry = {"columns": ["question", "context"], "span": OPTIONS}
+    columns = {"question": [long], "context": [long], "id": ["0"], "answers": [UNANSWERED]}
+    started = time.process_time()
+    split = kinds.of(kind).encode(columns, entry, 384, bert(), "request")
+    assert time.process_time() - started < 15
+    assert split.lengths.max() == 384
+    if kind == "classification":
+        assert split.first.tolist() == [2 + 381 // 2]
 
 
 def test_bert_s_first_segment_is_that_of_its_token_types():

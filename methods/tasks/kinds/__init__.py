@@ -157,6 +157,23 @@ def of(name: str) -> Kind:
     return importlib.import_module(f"{__name__}.{name}").KIND
 
 
+def of_model(path: Path, meta: dict, vocabulary: int) -> Kind:
+    """Return the kind of a model file's task; one line where its description is not that of such a model.
+
+    `vocabulary` is the number of words that the tokenizer knows.
+    """
+    kind = of(meta["kind"])
+    try:
+        kind.check_entry({**meta, "metrics": []}, "its description")
+        if (meta["head"], meta["outputs"]) != (kind.head, kind.outputs(meta["labels"])):
+            raise UserError(f"its head is not that of {kind.name} with {len(meta['labels'])} labels")
+        if vocabulary > meta["config"]["vocab_size"]:
+            raise UserError(f"it knows {meta['config']['vocab_size']} words, and its tokenizer {vocabulary}")
+    except UserError as error:
+        raise UserError(f"{path} cannot answer ({str(error).removesuffix('.')}): make it again.") from None
+    return kind
+
+
 def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 

@@ -39,6 +39,8 @@ class Span(Kind):
             raise UserError(f"{where}: columns: a span task has [question, context], the names of SQuAD.")
         if entry["labels"]:
             raise UserError(f"{where}: labels: a span task has none; its answers are parts of the passage.")
+        if not entry.get("span"):
+            raise UserError(f"{where}: span: a span task needs its options: {', '.join(OPTIONS)}.")
         if not _silence_allowed(entry) and (others := [name for name in entry["metrics"] if name not in WITH_ANSWERS]):
             raise UserError(
                 f"{where}: metrics: {others[0]!r} is for tasks whose questions may have no answer: set span.null_threshold."
@@ -152,20 +154,22 @@ def windows(columns: dict[str, list], span: dict, max_length: int, tokenizer: To
     opening, middle, closing = text.template(tokenizer)
     questions = tokenizer.encode_batch(columns["question"], add_special_tokens=False)
     numbers = {context: number for number, context in enumerate(dict.fromkeys(columns["context"]))}
-    contexts = tokenizer.encode_batch(list(numbers), add_special_tokens=False)
+    contexts = [
+        (context.ids, np.asarray(context.offsets, np.int32).reshape(-1, 2))
+        for context in tokenizer.encode_batch(list(numbers), add_special_tokens=False)
+    ]  # an encoding makes its lists anew each time it is asked
     rows, first, starts, ends, examples, chars = [], [], [], [], [], []
     for example, question in enumerate(questions):
-        context = contexts[numbers[columns["context"][example]]]
+        context, offsets = contexts[numbers[columns["context"][example]]]
         head = [*opening, *question.ids[: span["max_question"]], *middle]
         room = max_length - len(head) - len(closing)
         if room < 1:
             raise UserError(f"max_length {max_length} leaves no room for a passage: raise budget.max_length.")
-        offsets = np.asarray(context.offsets, np.int32).reshape(-1, 2)
         gold = _gold_tokens(columns["answers"][example], offsets)
         begin = 0
         while True:
-            length = min(room, len(context.ids) - begin)
-            rows.append([*head, *context.ids[begin : begin + length], *closing])
+            length = min(room, len(context) - begin)
+            rows.append([*head, *context[begin : begin + length], *closing])
             first.append(len(head))
             inside = gold and begin <= gold[0] and gold[1] < begin + length
             starts.append(gold[0] - begin + len(head) if inside else 0)
@@ -173,7 +177,7 @@ def windows(columns: dict[str, list], span: dict, max_length: int, tokenizer: To
             examples.append(example)
             outside = np.full((1, 2), -1, np.int32)
             chars += [np.repeat(outside, len(head), 0), offsets[begin : begin + length], np.repeat(outside, len(closing), 0)]
-            if begin + length >= len(context.ids):
+            if begin + length >= len(context):
                 break
             begin += min(length, span["stride"])
     if split == "train":

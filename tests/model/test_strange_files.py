@@ -1,0 +1,286 @@
+"""Model files from strangers: whatever stands in them under valid seals, a reader refuses in one line and at once."""
+
+import copy
+import gc
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from methods.common import files
+from methods.common.errors import UserError
+from methods.model import artifact, description
+from methods.model.edits import apply, calibrate
+from tests.fixtures.models import META
+from tests.fixtures.world import loader, tiny
+
+SECONDS = 1.0
+MEMORY = 200  # MiB
+VALUES = [
+    *(0, 1, -1, 2, 3, 7, 8, 9, 63, 64, 65, 2**15, 10**6, 2**31, 2**63, 10**30, 10**300, -(10**18), True, False, None),
+    *(0.5, -0.5, 1e308, 1e-300, 3.0, "", "x", "32", "../../etc/passwd", "\x1b[2J\n", "a" * 10_000, "eager", "flash_attention_2"),
+    *([], [1], [[]], [10**9, 10**9], [1, 2, 3], ["bert"] * 5000, {}, {"kind": "quantize"}, {"a": {"b": {"c": {}}}}),
+]
+EDITS = [
+    {"kind": "explode"},
+    {"kind": "os.system"},
+    {"kind": "__main__.main"},
+    {"kind": ["quantize"]},
+    {"kind": "factor", "share": 1.0},
+    {"kind": "factor_words", "rank": 10**9},
+    {"kind": "narrow", "heads": 10**6, "neurons": 10**6},
+    {"kind": "layers", "keep": [0] * 100},
+    {"kind": "layers", "keep": []},
+    {"kind": "activate", "function": "kernels-community/evil"},
+    {"kind": "int8_dynamic"},
+    {"kind": "split", "modules": ["bert"]},
+    {"kind": "split", "modules": ["bert.pooler.dense"] * 4000},
+    {"kind": "requantize", "modules": ["bert.nowhere"]},
+    {"kind": "requantize", "modules": ["classifier"]},
+    {"kind": "quantize", "activations": {"kind": "loss_aware", "iterations": 10**9}},
+    {"kind": "quantize", "activations": {"kind": "interval", "bits": 8, "bound": 1e308}},
+    {"kind": "quantize", "weights": {"kind": "threshold", "bits": 8, "calibration": "pickle"}},
+]
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory, sst2):
+    """The arrays and descriptions of small models: packed in bits, trits and sparse, factored, split, in int8, in full."""
+    folder, batch = tmp_path_factory.mktemp("honest"), next(loader(sst2, "validation", seed=3).sample(16))
+    ternary = {"weights": {"kind": "ternary"}, "embeddings": {"kind": "ternary", "rows": True}}
+    learned = {part: {"kind": "threshold", "bits": 3} for part in ("weights", "embeddings", "activations")}
+    split = {"modules": ["bert.encoder.layer.0.output.dense"], "weights": {"kind": "binary"}}
+    histories = {
+        "full": [],
+        "bits": [("quantize", learned), ("split", split)],
+        "trits": [("narrow", {"heads": 1, "neurons": 8}), ("quantize", ternary | {"activations": {"kind": "interval", "bits": 8}})],
+        "factors": [("layers", {"keep": [1]}), ("factor", {"share": 0.5, "by": "svd"}), ("activate", {"function": "relu"})],
+        "int8": [("int8_dynamic", {})],
+    }
+    found = {}
+    for name, edits in histories.items():
+        model = tiny(outputs=2)
+        for kind, options in edits:
+            apply(model, kind, **copy.deepcopy(options))
+        if name == "factors":
+            for parameter in model.parameters():
+                if parameter.dim() == 2:
+                    parameter.data[parameter.abs() < parameter.abs().quantile(0.97)] = 0
+        calibrate(model, [batch])
+        artifact.save(folder / name, model, META, "trits" if name == "trits" else "bits")
+        artifact.load(folder / name)
+        found[name] = files.read_sealed(folder / name)
+    packings = {entry["packing"] for _, meta in found.values() for entry in meta["packed"].values()}
+    assert packings == {"bits", "trits", "sparse"}
+    return found
+
+
+def places(value, path=()):
+    """Yield the path of every value within a description."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def holder(meta: dict, path: tuple):
+    for key in path[:-1]:
+        meta = meta[key]
+    return meta
+
+
+def corrupted(honest: dict, seed: int) -> tuple[dict, dict, str]:
+    """Return the arrays and the description of an honest file after one to three random changes, and these in words."""
+    chance = random.Random(seed)
+    arrays, meta = honest[chance.choice(sorted(honest))]
+    arrays, meta, words = dict(arrays), copy.deepcopy(meta), []
+    for _ in range(chance.choice([1, 1, 1, 2, 3])):
+        what = chance.choice(["value"] * 8 + ["missing", "extra", "edit", "edit", "deep", "array", "array", "renamed"])
+        path = chance.choice(list(places(meta)))
+        if what == "array":
+            words.append(f"{what} {_change_an_array(arrays, chance)}")
+            continue
+        inside, key = holder(meta, path), path[-1]
+        if what == "missing":
+            del inside[key]
+        elif what == "extra" and isinstance(inside, dict):
+            inside[chance.choice(["_attn_implementation", "auto_map", "x" * 5000, "quantization_config"])] = "a/b"
+        elif what == "edit":
+            edit = copy.deepcopy(chance.choice(EDITS))
+            meta["edits"] = [edit] * chance.choice([1, 2, 20, 100]) if chance.random() < 0.5 else [*meta.get("edits", []), edit]
+        elif what == "deep":
+            inside[key] = _nested(chance.choice([5, 100, 800]))
+        elif what == "renamed" and isinstance(inside, dict):
+            inside[chance.choice(["\x1b]0;title\x07", "name\nerror: forged", "bert.encoder.layer.7.x.weight"])] = inside.pop(key)
+        else:
+            inside[key] = copy.deepcopy(chance.choice(VALUES))
+        words.append(f"{what} {'.'.join(map(str, path))} {str(inside)[:60] if what == 'value' else ''}")
+        if not meta:
+            break
+    return arrays, meta, "; ".join(words)
+
+
+def _nested(depth: int):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def _change_an_array(arrays: dict, chance: random.Random) -> str:
+    name = chance.choice(sorted(arrays))
+    array = arrays.pop(name).copy()
+    change = chance.choice(["gone", "renamed", "nan", "negative", "longer", "flat", "type", "codes", "empty"])
+    changed = {
+        "nan": lambda: np.full_like(array, np.nan if array.dtype.kind == "f" else 127),
+        "negative": lambda: -np.abs(array.astype(np.float32)) - 1,
+        "longer": lambda: np.concatenate([array.reshape(-1), array.reshape(-1)]),
+        "flat": lambda: array.reshape(1, 1, -1),
+        "type": lambda: array.astype(chance.choice([np.float64, np.int16, np.float16, np.bool_])),
+        "codes": lambda: np.full_like(array, 251 if array.dtype == np.uint8 else 127),
+        "empty": lambda: np.zeros((0, 2**40), array.dtype),
+    }
+    if change in changed:
+        with np.errstate(all="ignore"):
+            arrays[name] = changed[change]()
+    elif change == "renamed":
+        arrays[f"\x1b[31m{name}\n"] = array
+    return f"{change} {name}"
+
+
+def memory() -> int:
+    """Return MiB of this process's own memory."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) // 1024
+
+
+class Watch(threading.Thread):
+    """Sees the most memory that a block of code takes."""
+
+    def __enter__(self):
+        self.before = self.most = memory()
+        self.done = threading.Event()
+        self.start()
+        return self
+
+    def run(self):
+        while not self.done.wait(0.005):
+            self.most = max(self.most, memory())
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.join()
+
+
+def refused(path: Path, read) -> str | None:
+    """Return the line of a refusal, None where the file is read after all; anything else is raised."""
+    gc.freeze()  # what other tests have left is not looked through meanwhile
+    started = time.process_time()
+    try:
+        read(path)
+        return None
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 600
+        return str(error)
+    finally:
+        assert time.process_time() - started < SECONDS
+
+
+def try_all(honest: dict, folder: Path, seeds: range) -> tuple[int, int]:
+    """Read corrupted files; return how many `read` refuses, and how many of the others `load` refuses."""
+    by_read = by_load = 0
+    with Watch() as watch:
+        for seed in seeds:
+            path = folder / "model.safetensors"
+            arrays, meta, words = corrupted(honest, seed)
+            try:
+                files.write_sealed(path, arrays, meta)
+                line = refused(path, description.read)
+                by_read += line is not None
+                by_load += line is None and refused(path, artifact.load) is not None
+            except Exception as error:
+                raise AssertionError(f"file {seed} ({words}): {type(error).__name__} {error}") from error
+    assert watch.most - watch.before < MEMORY
+    return by_read, by_load
+
+
+def test_corrupted_files_are_one_line_at_once(honest, tmp_path):
+    by_read, by_load = try_all(honest, tmp_path, range(100))
+    assert by_read + by_load > 80
+
+
+@pytest.mark.slow
+def test_many_corrupted_files_are_one_line_at_once(honest, tmp_path):
+    by_read, by_load = try_all(honest, tmp_path, range(100, 600))
+    assert by_read + by_load > 400
+
+
+# --- containers -------------------------------------------------------------------------------------------
+
+
+def container(header: bytes, data: bytes = b"", length: int | None = None) -> bytes:
+    return (len(header) if length is None else length).to_bytes(8, "little") + header + data
+
+
+def sealed(meta_json: str) -> bytes:
+    return json.dumps({"__metadata__": {files.HEADER: meta_json}}).encode()
+
+
+CONTAINERS = {
+    "nothing": b"",
+    "a header as long as memory": container(b"{}", length=2**62),
+    "a header of eight gigabytes": container(b"{}", length=2**33),
+    "a header of spaces": container(b"{}" + b" " * (2**21 + 1)),
+    "many small lists": container(sealed("[" + "[]," * (2**19) + "[]]")),
+    "no JSON": container(b"\xff" * 100),
+    "nesting without end": container(b"[" * 100_000),
+    "nesting without end within": container(sealed("[" * 100_000)),
+    "a number of a million digits": container(sealed('{"meta": ' + "9" * 10**6 + "}")),
+    "no seal": container(sealed('{"meta": {}, "tensors": {}}')),
+    "tensors that are no mapping": container(sealed('{"meta": {}, "tensors": [], "seal": ""}')),
+    "a lone surrogate": container(sealed('{"meta": {"packed": "\\ud800"}, "tensors": {}, "seal": ""}')),
+    "enormous shapes": container(
+        b'{"a": {"dtype": "F32", "shape": [4294967296, 4294967296, 4294967296], "data_offsets": [0, 4]}}', b"abcd"
+    ),
+    "offsets beyond the end": container(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4000000000]}}', b"abcd"),
+    "overlapping": container(
+        b'{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "b": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}',
+        b"abcd",
+    ),
+    "an unknown type": container(b'{"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}', b"abcd"),
+    "negative shapes": container(b'{"a": {"dtype": "U8", "shape": [-4], "data_offsets": [0, 4]}}', b"abcd"),
+}
+
+
+@pytest.mark.parametrize("what", CONTAINERS)
+def test_a_strange_container_is_one_line_at_once(what, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(CONTAINERS[what])
+    with Watch() as watch:
+        assert "model.safetensors is damaged" in refused(path, description.read)
+    assert watch.most - watch.before < MEMORY
+
+
+def test_two_kilobytes_that_declare_a_giant_take_no_memory(tmp_path):
+    config = {key: 0 for key in description.CONFIG} | {"model_type": "bert", "hidden_act": "gelu", "type_vocab_size": 2}
+    config |= {"initializer_range": 0.02, "layer_norm_eps": 1e-12}
+    config |= {"vocab_size": 2**22, "hidden_size": 2**14, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config |= {"intermediate_size": 2**17, "max_position_embeddings": 4096}
+    meta = {"format": description.FORMAT, "config": config, "head": "sequence", "outputs": 4096, "edits": [], "packed": {}}
+    path = tmp_path / "model.safetensors"
+    files.write_sealed(path, {"bert.encoder.layer.0.x": np.zeros(1, np.float32)}, meta)
+    assert path.stat().st_size < 2048
+    with Watch() as watch:
+        assert "does not fit" in refused(path, artifact.load)
+    assert watch.most - watch.before < MEMORY
+
+
+def test_descriptions_are_read_without_torch():
+    names = "methods.model.description, methods.model.anatomy, methods.tasks.text, methods.tasks.data, methods.tasks.kinds"
+    code = f"import sys, {names}; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
