@@ -242,7 +242,9 @@ def test_pairs_are_tuples_or_lists(folder, fake):
             model([("one", "two"), ("one", b"x")])
 
 
-def test_an_unknown_engine_is_one_line(folder):
+def test_an_unknown_engine_or_no_thread_is_one_line(folder):
+    with pytest.raises(UserError, match=r"one thread or more, not on 0"):
+        Model(folder / "last.safetensors", threads=0)
     with pytest.raises(UserError, match=r"no engine 'touch'\. Did you mean 'torch'"):
         Model(folder / "last.safetensors", engine="touch")
 
