@@ -67,11 +67,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # (..., K
     return y if bias is None else y + bias
 
 
-def matmul(a: Tensor, b: Tensor, transpose: bool = False) -> Tensor:  # (..., M, K), (..., K, N) -> (..., M, N)
-    """Return `a @ b`, or `a @ b.mT` where `transpose` is set."""
+def matmul(a: Tensor, b: Tensor, real: Tensor | None = None) -> Tensor:  # (..., M, K), (..., K, N) -> (..., M, N)
+    """Return `a @ b`, over those rows of `b` alone that are `real`, (..., K, 1), where that is given."""
     if not _both_on_grids(a, b):
-        return a @ (b.mT if transpose else b)
-    return _CodeProduct.apply(a, b.mT if transpose else b, a.grid, _transposed(b.grid) if transpose else b.grid)
+        return a @ (b if real is None else torch.where(real, b, 0.0))
+    return _CodeProduct.apply(a, b, a.grid, b.grid, None if real is None else real.to(b.grid.codes.dtype))
+
+
+def matmul_transposed(a: Tensor, b: Tensor) -> Tensor:  # (..., M, K), (..., N, K) -> (..., M, N)
+    """Return `a @ b.mT`."""
+    if not _both_on_grids(a, b):
+        return a @ b.mT
+    return _CodeProduct.apply(a, b.mT, a.grid, _transposed(b.grid))
 
 
 def _both_on_grids(a: Tensor, b: Tensor) -> bool:
@@ -84,18 +91,25 @@ def _transposed(grid: Grid) -> Grid:
 
 
 class _CodeProduct(torch.autograd.Function):
-    """With a = s A + o and b = t B + p for codes A and B: a b = st AB + sp A1 + ot 1B + op K, A1 being A's row sums."""
+    """With a = s A + o and b = t B + p for codes A and B: a b = st AB + sp A1 + ot 1B + op K, A1 being A's row sums.
+
+    `real` is 1 for the rows of b that are multiplied and 0 for the others, (..., K, 1): it takes the place of the ones.
+    """
 
     @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, first: Grid, second: Grid) -> Tensor:
-        ctx.grids = first, second
+    def forward(ctx, a: Tensor, b: Tensor, first: Grid, second: Grid, real: Tensor | None = None) -> Tensor:
+        if real is not None:
+            second = second._replace(codes=second.codes * real)
+        ctx.grids, ctx.real = (first, second), real
         product = (first.codes @ second.codes).mul_(first.step * second.step)
         if second.offset is not None:
-            product += first.codes.sum(-1, keepdim=True) * (first.step * second.offset)
+            sums = first.codes.sum(-1, keepdim=True) if real is None else first.codes @ real
+            product += sums * (first.step * second.offset)
         if first.offset is not None:
             product += second.codes.sum(-2, keepdim=True) * (first.offset * second.step)
         if first.offset is not None and second.offset is not None:
-            product += first.codes.shape[-1] * first.offset * second.offset
+            count = first.codes.shape[-1] if real is None else real.sum(-2, keepdim=True)
+            product += count * first.offset * second.offset
         return product
 
     @staticmethod
@@ -104,11 +118,14 @@ class _CodeProduct(torch.autograd.Function):
         first, second = ctx.grids
         to_a = (gradient @ second.codes.mT).mul_(second.step)
         if second.offset is not None:
-            to_a += gradient.sum(-1, keepdim=True) * second.offset
+            offset = second.offset if ctx.real is None else second.offset * ctx.real.mT
+            to_a += gradient.sum(-1, keepdim=True) * offset
         codes, rows = first.codes, gradient
         if second.codes.dim() == 2:  # one matrix for all examples
             codes, rows = codes.flatten(0, -2), gradient.flatten(0, -2)
         to_b = (codes.mT @ rows).mul_(first.step)
         if first.offset is not None:
             to_b += rows.sum(-2, keepdim=True) * first.offset
-        return to_a, to_b, None, None
+        if ctx.real is not None:
+            to_b *= ctx.real
+        return to_a, to_b, None, None, None
