@@ -170,9 +170,7 @@ symmetric, asymmetric = _chain(_symmetric), _chain(_asymmetric)
 
 
 @_chain
-def interval(
-    x: Tensor, low: Tensor, high: Tensor, bits: int, around_zero: bool, real: Tensor | None = None
-) -> Grid:
+def interval(x: Tensor, low: Tensor, high: Tensor, bits: int, around_zero: bool, real: Tensor | None = None) -> Grid:
     """Min-max of what lies between two bounds (PACT, Choi et al. 2018, arXiv 1805.06085, equation 1, with two bounds)."""
     if around_zero:
         clipped = torch.maximum(torch.minimum(x, high), low)
@@ -192,9 +190,7 @@ def stepped(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_level
 
 
 @_chain
-def shifted(
-    x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_levels: bool, real: Tensor | None = None
-) -> Grid:
+def shifted(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_levels: bool, real: Tensor | None = None) -> Grid:
     """A given step above the tensor's own minimum, for one-sided tensors (BinaryBERT's code)."""
     least = real_only(x, real).amin()
     scaled = (x - least).div_(scale)

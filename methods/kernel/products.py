@@ -64,12 +64,15 @@ def in_integers() -> Iterator[None]:
 def with_grid(grid: Grid, middle: int) -> Tensor:
     """Return the values of a grid, which carry it.
 
-    Codes above an offset count from their middle, which keeps rounding errors small; integers all do, to fit into eight bits.
+    Codes above an offset count from their middle, which keeps rounding errors small. In integers all do, to fit into
+    eight bits.
     """
     values = decode(grid)
     if grid.offset is not None or (_in_integers and middle):
         offset = 0 if grid.offset is None else grid.offset
         grid = Grid(grid.codes - middle, grid.step, offset + middle * grid.step)
+    if _in_integers:
+        grid = grid._replace(codes=grid.codes.to(torch.int8))
     return same_grid(values, grid)
 
 
@@ -196,8 +199,8 @@ def integers_are_exact(largest: int) -> bool:
 
 def _linear_in_integers(grid: Grid, weight: Integers, bias: Tensor | None) -> Tensor:
     """With a = s A + o and b = t B: a b + c = st AB + (o tB1 + c), A's codes having a middle of zero."""
-    codes = grid.codes.to(torch.int8)
-    product = torch._int_mm(codes.flatten(0, -2), weight.codes).view(*codes.shape[:-1], -1)  # (..., N) int32
+    product = torch._int_mm(grid.codes.flatten(0, -2), weight.codes)
+    product = product.view(*grid.codes.shape[:-1], -1)  # (..., N) int32
     constant = 0.0 if bias is None else bias  # (N,), or (..., N) where rows have offsets of their own
     if grid.offset is not None:
         constant = constant + grid.offset * weight.sums

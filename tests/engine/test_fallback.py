@@ -107,7 +107,7 @@ def test_every_linear_layer_on_a_grid_multiplies_in_integers(edits, tmp_path, mo
 def test_a_machine_whose_integer_products_overflow_does_without_them(device, tmp_path, monkeypatch):
     path, split = written(tmp_path, EDITS["learned steps"]), rows()
     products.integers_are_exact.cache_clear()
-    monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.float() @ b.float()).clamp(-(2**15), 2**15 - 1).int())
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.float() @ b.float()).clamp(-(2**15), 2**15 - 1).int())  # saturates
     try:
         session = TorchSession(path, threads=1)
         assert not any(hasattr(parameter, "integers") for parameter in session.model.parameters())

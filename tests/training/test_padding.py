@@ -87,7 +87,10 @@ ACTIVATIONS = {
     "min-max around zero, clipped": {"activations": {"kind": "symmetric", "bits": 8, "clip": 2.5}},
     "min-max by rows": {"activations": {"kind": "asymmetric", "bits": 8, "rows": True}},
     "two levels": {"activations": {"kind": "symmetric", "bits": 1}},
-    "interval": {"activations": {"kind": "interval", "bits": 8, "symmetric": True}, "one_sided": {"kind": "interval", "bits": 8}},
+    "interval": {
+        "activations": {"kind": "interval", "bits": 8, "symmetric": True},
+        "one_sided": {"kind": "interval", "bits": 8},
+    },
     "step": {"activations": STEP, "one_sided": {"kind": "step", "bits": 8, "shifted": True}},
     "step of two levels": {"activations": {"kind": "step", "bits": 1}},
     "threshold": {"activations": {"kind": "threshold", "bits": 8}},
@@ -99,7 +102,9 @@ def widened(batch: dict, width: int) -> dict:
     """Return a batch with more padding, whose token ids are those of a word."""
     more = width - batch["input_ids"].shape[1]
     tensors = ("input_ids", "attention_mask", "token_type_ids")
-    return batch | {name: torch.nn.functional.pad(batch[name], (0, more), value=7 * (name == "input_ids")) for name in tensors}
+    return batch | {
+        name: torch.nn.functional.pad(batch[name], (0, more), value=7 * (name == "input_ids")) for name in tensors
+    }
 
 
 def quantized(name: str, head: str = "classification", calibrated=None):
@@ -119,7 +124,9 @@ def test_outputs_do_not_depend_on_padding(name, head):
     real = slice(None) if head == "classification" else batch["attention_mask"] == 1
     expected = answers(student, batch)
     for width in (13, 32, 64):
-        outputs = answers(student, widened(batch, width))[:, :, :12] if head == "span" else answers(student, widened(batch, width))
+        outputs = (
+            answers(student, widened(batch, width))[:, :, :12] if head == "span" else answers(student, widened(batch, width))
+        )
         assert torch.allclose(outputs[:, real], expected[:, real], atol=2e-5), width
 
 

@@ -83,7 +83,9 @@ def test_weights_have_no_padding_whatever_their_shape():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("name", ["symmetric 8", "asymmetric 8", "interval 8", "interval 8 symmetric=True", "step 4 shifted=True"])
+@pytest.mark.parametrize(
+    "name", ["symmetric 8", "asymmetric 8", "interval 8", "interval 8 symmetric=True", "step 4 shifted=True"]
+)
 def test_what_is_not_finite_spreads_from_real_tokens_and_not_from_padding(name, value):
     x = padded(WIDTH, 6)
     quantizer = quantizer_of(name, x)
@@ -126,7 +128,9 @@ def test_what_is_counted_is_what_is_measured():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["symmetric 8", "asymmetric 8", "asymmetric 8 rows=True", "interval 8", "step 4 shifted=True"])
+@pytest.mark.parametrize(
+    "name", ["symmetric 8", "asymmetric 8", "asymmetric 8 rows=True", "interval 8", "step 4 shifted=True"]
+)
 def test_compiled_chains_leave_out_the_same(name):
     for x, pairs in ((padded(WIDTH, 6), False), (probabilities(), True)):
         quantizer = quantizer_of(name, x)
