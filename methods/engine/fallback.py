@@ -11,7 +11,7 @@ from torch import nn
 
 from methods.kernel import products
 from methods.kernel.layers import QuantLinear
-from methods.model import artifact
+from methods.model import artifact, description
 from methods.model.anatomy import anatomy
 from methods.tasks import kinds
 from methods.tasks.data import Split
@@ -66,8 +66,12 @@ class Fallback:
 
 def give_integers(model: nn.Module, path: Path) -> list[torch.Tensor]:
     """Let the linear layers of a loaded model carry the codes of its file; return those codes."""
-    arrays, _ = artifact.read(path)
+    arrays, _ = description.read(path)
     steps = {name: torch.from_numpy(array) for name, array in arrays.items() if name.endswith(".weight.step")}
-    weights = {f"{name}.weight.step": layer.weight for name, layer in model.named_modules() if isinstance(layer, QuantLinear)}
-    given = [weights[name] for name, step in steps.items() if name in weights and products.give_integers(weights[name], step)]
+    weights = {
+        f"{name}.weight.step": layer.weight for name, layer in model.named_modules() if isinstance(layer, QuantLinear)
+    }
+    given = [
+        weights[name] for name, step in steps.items() if name in weights and products.give_integers(weights[name], step)
+    ]
     return [weight.integers.codes for weight in given]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.engine.fallback import TorchSession
+from methods.engine.fallback import Fallback
 from methods.kernel import products
 from methods.kernel.layers import QuantLinear
 from methods.model import artifact
@@ -40,7 +40,7 @@ EDITS = {
     ],
     "factors": [
         {"kind": "factor", "share": 0.6, "by": "svd"},
-        {"kind": "quantize", "weights": {"kind": "symmetric", "bits": 8}, "activations": {"kind": "asymmetric", "bits": 8}},
+        {"kind": "quantize", "weights": {"kind": "symmetric", "bits": 8}, "activations": STEP},
     ],
     "two halves": [
         {**LADDER[0], "activations": {"kind": "asymmetric", "bits": 8}},
@@ -62,7 +62,7 @@ def written(folder, edits: list[dict], kind: str = "classification"):
     for options in edits:
         apply(model, **options)
     calibrate(model, [batch_of()])
-    artifact.save(folder / "last.safetensors", model, {"task": "mine"})
+    artifact.save(folder / "last.safetensors", model, {"task": "mine", "kind": kind, "padding": "bucket", "max_length": 32})
     return folder / "last.safetensors"
 
 
@@ -85,7 +85,7 @@ def close(outputs: list[np.ndarray], expected: list[np.ndarray]) -> None:
 def test_a_session_returns_what_scoring_returns(kind, edits, device, tmp_path):
     path, split = written(tmp_path, EDITS[edits], kind), rows()
     expected = scored(path, split, device)
-    with TorchSession(path, threads=1) as session:
+    with Fallback(path, threads=1) as session:
         outputs = session(split.ids, split.ends, split.first)
         assert (session.kernels, session.threads, session.meta["task"]) == ("torch", 1, "mine")
         assert session.memory >= 4 * sum(parameter.numel() for parameter in session.model.parameters())
@@ -97,7 +97,7 @@ def test_a_session_returns_what_scoring_returns(kind, edits, device, tmp_path):
 @pytest.mark.parametrize("edits", ["min-max", "by rows", "binary and intervals", "learned steps", "factors", "two halves"])
 def test_every_linear_layer_on_a_grid_multiplies_in_integers(edits, tmp_path, monkeypatch):
     calls, multiply, split = [], torch._int_mm, rows()
-    with TorchSession(written(tmp_path, EDITS[edits]), threads=1) as session:
+    with Fallback(written(tmp_path, EDITS[edits]), threads=1) as session:
         monkeypatch.setattr(torch, "_int_mm", lambda a, b: calls.append(a.dtype) or multiply(a, b))
         session(split.ids, split.ends, split.first)
         on_grids = [layer for layer in session.model.modules() if isinstance(layer, QuantLinear)]
@@ -109,7 +109,7 @@ def test_a_machine_whose_integer_products_overflow_does_without_them(device, tmp
     products.integers_are_exact.cache_clear()
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.float() @ b.float()).clamp(-(2**15), 2**15 - 1).int())  # saturates
     try:
-        session = TorchSession(path, threads=1)
+        session = Fallback(path, threads=1)
         assert not any(hasattr(parameter, "integers") for parameter in session.model.parameters())
         outputs = session(split.ids, split.ends, split.first)
     finally:
@@ -120,7 +120,7 @@ def test_a_machine_whose_integer_products_overflow_does_without_them(device, tmp
 
 def test_rows_of_one_call_share_their_ranges_and_padding_has_no_part(tmp_path):
     split = rows(2)
-    with TorchSession(written(tmp_path, EDITS["min-max"]), threads=1) as session:
+    with Fallback(written(tmp_path, EDITS["min-max"]), threads=1) as session:
         together = session(split.ids, split.ends, split.first)
         alone = session(split.ids[: split.ends[0]], split.ends[:1], split.first[:1])
         assert not np.allclose(alone[0], together[0], atol=1e-5)
@@ -131,6 +131,6 @@ def test_rows_of_one_call_share_their_ranges_and_padding_has_no_part(tmp_path):
 def test_methods_answer_as_their_scores_were_made(method, run_method, sst2, device):
     path = run_method(method)[1] / "last.safetensors"
     split = sst2.splits["validation"]
-    with TorchSession(path, threads=1) as session:
+    with Fallback(path, threads=1) as session:
         outputs = session(split.ids, split.ends, split.first)
     close(outputs, scored(path, split, device))
