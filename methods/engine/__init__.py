@@ -15,8 +15,6 @@ class NoCompiler(UserError):
 
 def open_session(path: Path, threads: int | None = None, kernels: str | None = None):
     """Return a session that runs a model file. `threads`: all cores by default; `kernels`: an instruction set."""
-    try:
-        from methods.engine.session import Session
-    except ModuleNotFoundError:  # TODO
-        raise Unsupported("The engine is not part of this version.") from None
+    from methods.engine.session import Session
+
     return Session(path, threads, kernels)

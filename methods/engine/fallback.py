@@ -1,11 +1,17 @@
-"""The interface of a session on torch: the reference, and the way to run what the engine cannot."""
+"""The interface of a session on torch, for what the engine cannot run and for machines without a C compiler.
+
+On a CPU, linear layers whose weights and inputs lie on grids multiply their codes in eight bits.
+"""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from methods.model import artifact
+from methods.kernel import products
+from methods.kernel.layers import QuantLinear
+from methods.model import artifact, description
 from methods.model.anatomy import anatomy
 from methods.tasks import kinds
 from methods.tasks.data import Split
@@ -15,7 +21,7 @@ from methods.training.trainer import batch_outputs
 
 
 class Fallback:
-    """A model file, run by the code that scored it."""
+    """A model file, run by the code that scored it. The rows of one call are one batch, whose ranges they share."""
 
     kernels = "torch"
 
@@ -26,7 +32,9 @@ class Fallback:
         model, self.meta = artifact.load(path)
         device, _, _ = open_device("fp32")
         self.model = model.to(device.device).eval()
-        tensors = [*model.parameters(), *model.buffers()]
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        if device.device.type == "cpu":
+            tensors += give_integers(self.model, path)
         self.memory = sum(tensor.nbytes for tensor in tensors)
         self._loader = Loader(
             Split(*[np.zeros(0, np.int32)] * 3),
@@ -40,8 +48,10 @@ class Fallback:
 
     def __call__(self, ids: np.ndarray, ends: np.ndarray, first: np.ndarray) -> list[np.ndarray]:
         """Return each row's outputs: (outputs,), (2, tokens) for spans, (tokens, outputs) for words."""
-        rows = np.arange(len(ends))
-        return batch_outputs(self.model, self._loader.on(Split(ids, ends, first)), rows) if len(rows) else []
+        if not len(ends):
+            return []
+        with products.in_integers():
+            return batch_outputs(self.model, self._loader.on(Split(ids, ends, first)), np.arange(len(ends)))
 
     def close(self) -> None:
         """Let the model go."""
@@ -52,3 +62,16 @@ class Fallback:
 
     def __exit__(self, *error) -> None:
         self.close()
+
+
+def give_integers(model: nn.Module, path: Path) -> list[torch.Tensor]:
+    """Let the linear layers of a loaded model carry the codes of its file; return those codes."""
+    arrays, _ = description.read(path)
+    steps = {name: torch.from_numpy(array) for name, array in arrays.items() if name.endswith(".weight.step")}
+    weights = {
+        f"{name}.weight.step": layer.weight for name, layer in model.named_modules() if isinstance(layer, QuantLinear)
+    }
+    given = [
+        weights[name] for name, step in steps.items() if name in weights and products.give_integers(weights[name], step)
+    ]
+    return [weight.integers.codes for weight in given]

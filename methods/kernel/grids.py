@@ -3,6 +3,10 @@
 Nothing here has a gradient; `quantizers/` adds those. A *group* is what shares a step: the whole tensor, or with `rows` its
 last dimension: a row of a matrix, a token of a batch. Steps have shape () for a tensor and (..., 1) for rows.
 
+An activation's padding is in no statistic. Chains with statistics therefore take `real` last, which says what is no padding
+and is broadcastable to the tensor, or is None for all of it (see `trace.real`). Padding gets codes as well, the outermost
+where it lies outside the range.
+
 What is not finite spreads: a NaN or an infinity makes its own value NaN, and all values of its group where the step depends
 on it. No chain turns it into a finite number, so that a run that has diverged cannot pass for a good one.
 """
@@ -49,6 +53,13 @@ def _chain(make: Callable[..., Grid]) -> Callable[..., Grid]:
     return call
 
 
+def real_only(x: Tensor, real: Tensor | None, rows: bool = False) -> Tensor:
+    """Return `x` with its padding replaced by a real number of the same group, which changes no minimum and no maximum."""
+    if real is None:
+        return x
+    return torch.where(real, x, x[..., :1] if rows else x[..., :1, :1])  # the first token of every example is real
+
+
 def _propagate(step: Tensor, *statistics: Tensor) -> Tensor:
     """Return `step`, or NaN where a statistic of its group is not finite, since 0 times infinity is NaN."""
     for statistic in statistics:
@@ -56,8 +67,10 @@ def _propagate(step: Tensor, *statistics: Tensor) -> Tensor:
     return step
 
 
-def _mean(values: Tensor, rows: bool) -> Tensor:
+def _mean(values: Tensor, rows: bool, real: Tensor | None = None) -> Tensor:
     """Mean of each group, as a sum of shares, which huge values cannot overflow."""
+    if real is not None:
+        return _weighted_mean(values, real.to(values.dtype).expand_as(values), rows)
     if rows:
         return (values * (1 / values.shape[-1])).sum(-1, keepdim=True)
     return (values * (1 / values.numel())).sum()
@@ -70,18 +83,19 @@ def _weighted_mean(values: Tensor, weights: Tensor, rows: bool) -> Tensor:
 
 
 @_chain
-def ternary(w: Tensor, rows: bool) -> Grid:
+def ternary(w: Tensor, rows: bool, real: Tensor | None = None) -> Grid:
     """TWN (Li et al. 2016, arXiv 1605.04711, equation 6): keep what exceeds 0.7 of the mean magnitude, at their mean."""
-    magnitude = w.abs()
-    mean = _mean(magnitude, rows)
-    kept = (magnitude > TERNARY_THRESHOLD * mean).to(w.dtype)
-    return Grid(w.sign() * kept, _propagate(_weighted_mean(magnitude, kept, rows), mean))
+    magnitude, measured = w.abs(), real_only(w, real, rows).abs()
+    mean = _mean(measured, rows, real)
+    kept, counted = ((tensor > TERNARY_THRESHOLD * mean).to(w.dtype) for tensor in (magnitude, measured))
+    counted = counted if real is None else counted * real
+    return Grid(w.sign() * kept, _propagate(_weighted_mean(measured, counted, rows), mean))
 
 
 @_chain
-def binary(w: Tensor, rows: bool) -> Grid:
+def binary(w: Tensor, rows: bool, real: Tensor | None = None) -> Grid:
     """BWN (Rastegari et al. 2016, arXiv 1603.05279, equation 6). Zero counts as positive: there is no third level."""
-    mean = _mean(w.abs(), rows)
+    mean = _mean(real_only(w, real, rows).abs(), rows, real)
     return Grid(_signs(w), _propagate(mean, mean))
 
 
@@ -120,24 +134,26 @@ def loss_aware_exact(w: Tensor, curvature: Tensor, rows: bool) -> Grid:
     return Grid(codes, scale if rows else scale.squeeze())
 
 
-def _symmetric(x: Tensor, bits: int, rows: bool, clip: float | None = None) -> Grid:
+def _symmetric(x: Tensor, bits: int, rows: bool, clip: float | None = None, real: Tensor | None = None) -> Grid:
     """Min-max around zero: the largest magnitude takes the outermost of 2^b - 1 levels (two at one bit)."""
-    measured = x.abs().amax(-1, keepdim=True) if rows else x.abs().amax()
+    magnitude = real_only(x, real, rows).abs()
+    measured = magnitude.amax(-1, keepdim=True) if rows else magnitude.amax()
     largest = measured.clamp(max=LARGEST if clip is None else clip)
     levels = max(2 ** (bits - 1) - 1, 1)
     step = _propagate(largest / levels, measured)
     if bits == 1:
         return Grid(_signs(x), step)
     codes = (x * torch.where(step >= TINY, levels / largest, 0.0)).round_()
-    return Grid(codes if clip is None else codes.clamp_(-levels, levels), step)
+    return Grid(codes if clip is None and real is None else codes.clamp_(-levels, levels), step)
 
 
-def _asymmetric(x: Tensor, bits: int, rows: bool, clip: float | None = None) -> Grid:
+def _asymmetric(x: Tensor, bits: int, rows: bool, clip: float | None = None, real: Tensor | None = None) -> Grid:
     """Min-max over each group's own range in 2^b levels (Bhandare et al. 2019; TernaryBERT, section 3.1.2).
 
     Magnitudes above half of fp32's maximum (1.7e38) are clipped to it: a wider range has no width in fp32.
     """
-    low, high = x.aminmax(dim=-1, keepdim=True) if rows else x.aminmax()
+    measured = real_only(x, real, rows)
+    low, high = measured.aminmax(dim=-1, keepdim=True) if rows else measured.aminmax()
     bound = LARGEST / 2 if clip is None else clip
     return _evenly(x, bits, low.clamp(-bound, bound), high.clamp(-bound, bound), low, high)
 
@@ -154,12 +170,12 @@ symmetric, asymmetric = _chain(_symmetric), _chain(_asymmetric)
 
 
 @_chain
-def interval(x: Tensor, low: Tensor, high: Tensor, bits: int, around_zero: bool) -> Grid:
+def interval(x: Tensor, low: Tensor, high: Tensor, bits: int, around_zero: bool, real: Tensor | None = None) -> Grid:
     """Min-max of what lies between two bounds (PACT, Choi et al. 2018, arXiv 1805.06085, equation 1, with two bounds)."""
     if around_zero:
         clipped = torch.maximum(torch.minimum(x, high), low)
-        return _symmetric(clipped.add_(x, alpha=0), bits, rows=False)  # adding 0 x keeps what is not finite
-    least, most = x.aminmax()
+        return _symmetric(clipped.add_(x, alpha=0), bits, rows=False, real=real)  # adding 0 x keeps what is not finite
+    least, most = real_only(x, real).aminmax()
     return _evenly(x, bits, *(torch.maximum(torch.minimum(end, high), low) for end in (least, most)), least, most)
 
 
@@ -174,9 +190,9 @@ def stepped(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_level
 
 
 @_chain
-def shifted(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_levels: bool) -> Grid:
+def shifted(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_levels: bool, real: Tensor | None = None) -> Grid:
     """A given step above the tensor's own minimum, for one-sided tensors (BinaryBERT's code)."""
-    least = x.amin()
+    least = real_only(x, real).amin()
     scaled = (x - least).div_(scale)
     if parts != 1:
         scaled = scaled.mul_(parts)

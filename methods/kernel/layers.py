@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from methods.kernel import products
+from methods.kernel import products, trace
 from methods.kernel.fusing import fused
 from methods.kernel.quantizers import Quantizer
 
@@ -141,7 +141,8 @@ class SplitLayer(nn.Module):
 class Int8Linear(nn.Module):
     """torch's dynamic int8: weights in 8 bits once and for all, inputs as they come, products in integers.
 
-    The numbers are those of `torch.ao.quantization.quantize_dynamic`; the codes are kept as ordinary tensors.
+    The numbers are those of `torch.ao.quantization.quantize_dynamic`; the codes are kept as ordinary tensors. Padding, which
+    that would count into the range of the inputs, is left out: its outputs are zero.
     """
 
     input_bits = 8
@@ -164,7 +165,13 @@ class Int8Linear(nn.Module):
                 warnings.simplefilter("ignore", UserWarning)
                 weight = torch._make_per_tensor_quantized_tensor(self.weight, float(self.weight_step), 0)
             self._packed = version, torch.ops.quantized.linear_prepack(weight, self.bias)
-        return torch.ops.quantized.linear_dynamic(x.float(), self._packed[1], reduce_range=True)
+        real = trace.real(x)
+        if real is None:
+            return torch.ops.quantized.linear_dynamic(x.float(), self._packed[1], reduce_range=True)
+        y = x.new_zeros((*x.shape[:-1], self.out_features), dtype=torch.float32)
+        real = real.squeeze(-1)  # (B, S)
+        y[real] = torch.ops.quantized.linear_dynamic(x[real].float(), self._packed[1], reduce_range=True)
+        return y
 
 
 class QuantAttention(nn.Module):
@@ -182,7 +189,8 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Return the context (B, S, heads, width) and the scores before softmax, mask added, (B, heads, S, S).
 
-    Probabilities are quantized after dropout, as in all published codes of this family.
+    Probabilities are quantized after dropout, as in all published codes of this family. Their grid need not hold the zero
+    that padded keys have; values of padding are therefore left out of the product.
     """
 
     def put(name: str, x: Tensor) -> Tensor:
@@ -190,10 +198,11 @@ def attention(
         return x if quantizer is None else quantizer(x, dtype=product_dtype(x))
 
     query, key, value = put("query", query), put("key", key), put("value", value)  # (B, heads, S, width)
-    scores = products.matmul(query, key, transpose=True)
+    scores = products.matmul_transposed(query, key)
     kept = kept_by_dropout(scores, dropout) if dropout else None
     scores, probs = _softmax(scores, mask, scaling, kept, _share(dropout))  # (B, heads, S, S)
-    return products.matmul(put("probs", probs), value).transpose(1, 2).contiguous(), scores
+    real = None if getattr(quantizers, "probs", None) is None else trace.real(value)
+    return products.matmul(put("probs", probs), value, real).transpose(1, 2).contiguous(), scores
 
 
 @fused

@@ -238,10 +238,14 @@ def roles(model: nn.Module) -> dict[nn.Parameter, str]:
 def calibrate(model: nn.Module, batches) -> None:
     """Set the learned ranges of all activations from training batches, in the order in which a forward pass meets them.
 
-    Each quantizer sees inputs that those before it have already quantized, as it will in training.
+    Each quantizer sees inputs that those before it have already quantized, as it will in training, and no padding.
     """
+
+    def look(module: quantizers.Quantizer, inputs: tuple) -> None:
+        module.calibrate(trace.real_numbers(inputs[0].detach(), module.pairs))
+
     found = [one for one in model.modules() if isinstance(one, quantizers.Quantizer) and one.role == "activations"]
-    hooks = [one.register_forward_pre_hook(lambda module, inputs: module.calibrate(inputs[0].detach())) for one in found]
+    hooks = [one.register_forward_pre_hook(look) for one in found]
     was_training = model.training
     model.eval()
     try:

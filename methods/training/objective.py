@@ -1,9 +1,9 @@
 """Objectives: what a student is trained on, as a weighted sum of terms.
 
 A term compares what the student shows with labels or with what the teacher shows, and returns one number for each example,
-(B,), from which the trainer takes the mean over the *global* batch. Padding never enters a term, so that padding,
-micro-batches and the number of devices change a loss by rounding only. (Dynamic activation ranges are taken from the tensor
-as it is, padding included: with them, padding changes the student's outputs a little, and so its gradients.)
+(B,), from which the trainer takes the mean over the *global* batch. Padding never enters a term nor a range of activations,
+so that it changes a loss by rounding only. So do micro-batches and the number of devices, but for dynamic ranges: these are
+those of a micro-batch's real tokens, and change the student's outputs a little, and so its gradients.
 """
 
 import inspect

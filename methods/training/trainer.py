@@ -24,7 +24,7 @@ from methods.training.loader import Loader
 from methods.training.recipe import Pass, Stage
 
 LOG_EVERY = 10  # steps between two entries of the curve, and between two looks for a loss that is no number
-SCORING_BATCH = 64  # fixed: quantizers with dynamic ranges see the same batches in every run
+SCORING_BATCH = 64  # fixed: dynamic ranges are those of a batch's real tokens, and the same in every run
 
 
 class Diverged(Exception):

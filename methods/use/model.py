@@ -31,6 +31,8 @@ class Model:
     def __init__(
         self, path: str | Path, *, engine: str = "packed", threads: int | None = None, base: str | Path | None = None
     ):
+        if threads is not None and threads < 1:
+            raise UserError(f"A model runs on one thread or more, not on {threads}.")
         self.path = Path(path)
         self.session = _open(self.path, engine, threads)
         self.meta: dict = self.session.meta

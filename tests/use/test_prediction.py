@@ -17,6 +17,7 @@ from methods import engine
 from methods.__main__ import main
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, write_sealed
+from methods.engine import library
 from methods.use import Model, prediction
 from tests.fixtures.sessions import FakeSession
 from tests.fixtures.world import WORDS
@@ -163,6 +164,22 @@ def test_a_closed_input_is_one_line(folder):
     )
 
 
+def test_the_packed_engine_answers_as_torch_does_without_importing_it(folder):
+    try:
+        library.library()
+    except engine.NoCompiler as reason:
+        pytest.skip(str(reason))
+    words = [sys.executable, "-c", DRIVER.replace("engine.open_session =", "_ ="), str(folder / "last.safetensors")]
+    done = subprocess.run(words, cwd=ROOT, input=lines(TEXTS), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    with Model(folder / "last.safetensors", engine="torch") as model:
+        expected = model(TEXTS)
+    assert [answer["label"] for answer in answers] == [answer["label"] for answer in expected]
+    for answer, other in zip(answers, expected, strict=True):
+        assert answer["probability"] == pytest.approx(other["probability"], abs=1e-5)
+
+
 # --- arguments ----------------------------------------------------------------------------------------------
 
 
@@ -225,7 +242,9 @@ def test_pairs_are_tuples_or_lists(folder, fake):
             model([("one", "two"), ("one", b"x")])
 
 
-def test_an_unknown_engine_is_one_line(folder):
+def test_an_unknown_engine_or_no_thread_is_one_line(folder):
+    with pytest.raises(UserError, match=r"one thread or more, not on 0"):
+        Model(folder / "last.safetensors", threads=0)
     with pytest.raises(UserError, match=r"no engine 'touch'\. Did you mean 'torch'"):
         Model(folder / "last.safetensors", engine="touch")
 

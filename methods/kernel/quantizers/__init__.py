@@ -15,7 +15,7 @@ import pkgutil
 import torch
 from torch import Tensor, nn
 
-from methods.kernel import products
+from methods.kernel import products, trace
 from methods.kernel.grids import Grid
 from methods.kernel.quantizers.gradients import Straight
 
@@ -41,7 +41,7 @@ class Quantizer(nn.Module):
     def encode(self, x: Tensor, index: Tensor | None = None) -> Grid:
         """Return the grid of `x`. Statistics are taken in fp32 whatever the precision of training is."""
         self.refuse_empty(x)
-        make, *arguments = self.chain(x.float(), index)
+        make, *arguments = self._call(x.float(), index)
         return make(*arguments)
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ class Quantizer(nn.Module):
         The values come in `x`'s precision, or in `dtype`, that of the product they go into, which saves a cast.
         """
         self.refuse_empty(x)
-        make, wanted, *arguments = self.chain(x, index)
+        make, wanted, *arguments = self._call(x, index)
         if products.are_on_codes():
             return products.with_grid(make(wanted.float(), *arguments), (self.codes_from + self.codes_to + 1) // 2)
         return make.values(wanted, dtype or x.dtype, *arguments)
@@ -66,6 +66,16 @@ class Quantizer(nn.Module):
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
         """Return `values` as a function of `x` and of learned parameters; by default with the identity's gradient (STE)."""
         return Straight.apply(x, values, None)
+
+    def real(self, x: Tensor) -> Tensor | None:
+        """Return which numbers of an activation its statistics are taken over, broadcastable to it; None for all of them."""
+        measures = self.rows or not self.by_rows
+        return trace.real(x, self.pairs, self.rows) if measures and self.role != "weights" else None
+
+    def _call(self, x: Tensor, index: Tensor | None) -> tuple:
+        """Return `chain`, with what is real as its last argument where there is padding to leave out."""
+        real = self.real(x)
+        return self.chain(x, index) if real is None else (*self.chain(x, index), real)
 
     def calibrate(self, x: Tensor) -> None:
         """Set what is learned or remembered from a sample. Called once for a weight, once a batch for an activation."""

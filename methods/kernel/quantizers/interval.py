@@ -12,6 +12,7 @@ from methods.kernel.quantizers.gradients import Bounded
 class Interval(Quantizer):
     """Min-max inside a learned interval (PACT, Choi et al. 2018, arXiv 1805.06085; BinaryBERT's 8-bit activations).
 
+    The minimum and maximum of an activation are those of the micro-batch's real tokens.
     A bound gets the gradient of all values that it cuts off, as they move with it (its equation 3).
     """
 

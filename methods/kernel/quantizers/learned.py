@@ -81,7 +81,7 @@ class Step(_Learned):
     padding. Each example then has its own N under "features", so that a gradient depends neither on padding nor on
     micro-batches, as long as nothing flows back from padding.
     `shifted` subtracts the tensor's minimum first, for one-sided tensors (BinaryBERT's asymmetric activations). That
-    minimum is the micro-batch's, padding included.
+    minimum is that of the micro-batch's real tokens.
     """
 
     kind = "step"
@@ -112,7 +112,7 @@ class Step(_Learned):
 
     def differentiable(self, x: Tensor, values: Tensor) -> Tensor:
         factor = (self.counted(x) * max(self.codes_to, 1)) ** -0.5  # () or (B,)
-        offset = x.detach().amin() if self.shifted else None
+        offset = grids.real_only(x.detach(), self.real(x)).amin() if self.shifted else None
         return Stepped.apply(x, self.positive(), offset, values, self.grid, factor, True)
 
     def counted(self, x: Tensor) -> float | Tensor:

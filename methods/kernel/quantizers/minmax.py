@@ -1,7 +1,7 @@
 """Even levels over the range that a tensor, or each of its rows, has at the moment.
 
-The range of a tensor is that of the micro-batch, padding included. Padding and micro-batches therefore change the values
-of activations a little, and with them gradients (by 1e-4). Ranges by rows, one for each token, know neither.
+The range of an activation is that of the micro-batch's real tokens. Micro-batches therefore change the values of activations
+a little, and with them gradients (by 1e-4), where padding changes none. Ranges by rows, one for each token, know neither.
 """
 
 from torch import Tensor
