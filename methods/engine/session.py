@@ -19,12 +19,14 @@ KERNELS = "ENGINE_KERNELS"  # the environment variable that forces an instructio
 class Session:
     """A model file, ready to run on the CPU. The rows of one call share what their quantizers take from a batch."""
 
-    def __init__(self, path: Path, threads: int | None = None, kernels: str | None = None):
+    def __init__(
+        self, path: Path, threads: int | None = None, kernels: str | None = None, engine: ctypes.CDLL | None = None
+    ):
         self.path, self.threads = path, threads or available_cores()
-        self._library = abi.declare(library())
+        self._library = engine or abi.declare(library())
         arrays, self.meta = description.read(path)
         plan = Plan(path, arrays, self.meta)
-        self.plan_of = plan.anatomy
+        self._anatomy = plan.anatomy
         wanted = kernels or os.environ.get(KERNELS, "")
         if wanted and wanted not in usable(self._library):
             raise UserError(f"There are no kernels {wanted!r:.60} on this machine. There are: {', '.join(usable(self._library))}.")
@@ -66,7 +68,7 @@ class Session:
     def _places(self, ids: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The position of every token in the table. RoBERTa counts from behind its padding, and no padding between."""
         starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        if not self.plan_of.skipped:
+        if not self._anatomy.skipped:
             return (np.arange(len(ids)) - starts).astype(np.int32)
         pad = self.meta["config"]["pad_token_id"]
         real = (ids != pad).astype(np.int64)
@@ -76,7 +78,7 @@ class Session:
 
     def _types(self, lengths: np.ndarray, first: np.ndarray) -> np.ndarray:
         """0 for the tokens of the first segment, 1 for those behind."""
-        if not self.plan_of.segments:
+        if not self._anatomy.segments:
             return np.zeros(int(lengths.sum()), np.int32)
         second = np.maximum(lengths - first, 0)
         return np.repeat(np.tile([0, 1], len(lengths)), np.stack([lengths - second, second], 1).reshape(-1)).astype(np.int32)

@@ -223,7 +223,7 @@ void attend(void *context, int64_t item, int32_t thread) {
         for (int32_t r = 0; r < rows; r++) {
             float *x = s.scores + r * keys, least = 0, most = 1;
             if (!known) kernels->softmax(x, (int32_t)length, scale, &least, &most);
-            if (!(most <= 1)) t->poison = NAN;
+            if (!(most <= 1)) t->poison = NAN; /* 1 is the largest share there is */
             if (a->measuring) {
                 t->least[0] = fminf(t->least[0], least);
                 t->most[0] = fmaxf(t->most[0], most);
