@@ -10,7 +10,7 @@ class Unsupported(UserError):
 
 
 class NoCompiler(UserError):
-    """The engine cannot be built here; the message says what to install."""
+    """The engine cannot be built or loaded here; the message says what to do."""
 
 
 def open_session(path: Path, threads: int | None = None, kernels: str | None = None):

@@ -1,6 +1,7 @@
 """The interface of a session on torch, for what the engine cannot run and for machines without a C compiler.
 
-On a CPU, linear layers whose weights and inputs lie on grids multiply their codes in eight bits.
+On a CPU, linear layers whose weights and inputs lie on grids multiply their codes in eight bits. In an `exact` session they
+do not, and it computes what scoring computed.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ class Fallback:
 
     kernels = "torch"
 
-    def __init__(self, path: Path, threads: int | None = None):
+    def __init__(self, path: Path, threads: int | None = None, exact: bool = False):
         if threads:
             torch.set_num_threads(threads)
         self.threads = torch.get_num_threads()
@@ -33,7 +34,7 @@ class Fallback:
         device, _, _ = open_device("fp32")
         self.model = model.to(device.device).eval()
         tensors = [*self.model.parameters(), *self.model.buffers()]
-        if device.device.type == "cpu":
+        if device.device.type == "cpu" and not exact:
             tensors += give_integers(self.model, path)
         self.memory = sum(tensor.nbytes for tensor in tensors)
         self._loader = Loader(

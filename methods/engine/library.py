@@ -20,7 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from methods.common import provenance
-from methods.common.errors import UserError
 from methods.common.files import atomic, lock
 from methods.engine import NoCompiler
 
@@ -69,7 +68,7 @@ def library(folder: Path = SOURCES, extra_flags: tuple[str, ...] = ()) -> ctypes
         return ctypes.CDLL(str(path))
     except OSError as error:
         advice = "delete it, or name another cache folder in XDG_CACHE_HOME"
-        raise UserError(f"The engine's library cannot be loaded ({error}): {advice}.") from None
+        raise NoCompiler(f"The engine's library cannot be loaded ({error}): {advice}.") from None
 
 
 def find_compiler() -> tuple[tuple[str, ...], str]:
@@ -102,7 +101,7 @@ def cache() -> Path:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             if _is_private(place) and os.access(place, os.W_OK | os.X_OK):
                 return place
-    raise UserError(
+    raise NoCompiler(
         f"The engine needs a cache folder that you alone can use, and {' or '.join(map(str, places))} is none: "
         "name another place in XDG_CACHE_HOME."
     )

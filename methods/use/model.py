@@ -130,7 +130,7 @@ def _open(path: Path, engine: str, threads: int | None):
             print(f"{reason} Torch answers instead, more slowly.", file=sys.stderr, flush=True)
     from methods.engine.fallback import Fallback
 
-    return Fallback(path, threads)
+    return Fallback(path, threads, exact=engine == "torch")
 
 
 def _texts(row) -> list:

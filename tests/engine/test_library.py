@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from methods.common.errors import UserError
 from methods.engine import NoCompiler, library
 from workflow.catalogue import ROOT
 
@@ -153,14 +152,14 @@ def test_a_home_that_cannot_be_used_gives_way_to_a_private_folder_under_the_temp
     assert library.cache() == expected
     assert expected.stat().st_mode & 0o777 == 0o700
     expected.chmod(0o755)
-    with pytest.raises(UserError, match=r"a cache folder that you alone can use, .* is none: .* XDG_CACHE_HOME"):
+    with pytest.raises(NoCompiler, match=r"a cache folder that you alone can use, .* is none: .* XDG_CACHE_HOME"):
         library.cache()
 
 
 def test_a_library_that_cannot_be_loaded_is_one_line(sources, monkeypatch):
     monkeypatch.setattr(library, "_key", lambda *about: "damaged")
     (library.cache() / "damaged.so").write_bytes(b"\x7fELF")
-    with pytest.raises(UserError, match=r"cannot be loaded .*damaged\.so.*: delete it") as error:
+    with pytest.raises(NoCompiler, match=r"cannot be loaded .*damaged\.so.*: delete it") as error:
         library.library(sources)
     assert "\n" not in str(error.value)
 

@@ -96,7 +96,7 @@ def ask_stdin(monkeypatch, capsys, model: Path, content: str, *words: str) -> tu
     """Exit code, answers and standard error of `predict` with lines on standard input."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
     capsys.readouterr()
-    code = main(["predict", str(model), "--engine", "torch", *words])
+    code = main(["predict", str(model), *words])
     told = capsys.readouterr()
     return code, [json.loads(line) for line in told.out.splitlines()], told.err
 
@@ -180,7 +180,7 @@ def test_a_malformed_line_is_named_and_those_before_it_are_answered(world, monke
 
 def test_one_question_is_answered_in_a_few_aligned_lines(world, capsys):
     def asked(task: str, *texts: str) -> list[str]:
-        assert main(["predict", str(model_of(world(task))), "--engine", "torch", *texts]) == 0
+        assert main(["predict", str(model_of(world(task))), *texts]) == 0
         return capsys.readouterr().out.splitlines()
 
     world("sst2"), world("stsb"), world("squad2")
@@ -202,7 +202,7 @@ def test_an_empty_passage_has_no_answer_whatever_the_task(world):
 
 @pytest.mark.parametrize("texts", [("only one",), ("one", "two", "three")])
 def test_a_wrong_number_of_texts_is_one_line_with_the_right_one(world, capsys, texts):
-    assert main(["predict", str(model_of(world("squad"))), "--engine", "torch", *texts]) == 1
+    assert main(["predict", str(model_of(world("squad"))), *texts]) == 1
     told = capsys.readouterr().err
     assert f"squad takes 2 texts (question, then context), and {len(texts)} can be found." in told
 
@@ -233,10 +233,10 @@ def test_the_tokenizer_is_looked_for_above_the_file_then_in_the_results_then_und
 def test_predict_works_in_a_pipe_and_imports_no_library_of_data_sets(world):
     code = (
         "import sys; from methods.__main__ import main; code = main(sys.argv[1:]); "
-        "print([name for name in ('datasets', 'evaluate', 'pandas', 'pyarrow') if name in sys.modules], file=sys.stderr)"
+        "print([name for name in ('datasets', 'evaluate', 'pandas', 'pyarrow', 'transformers') if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, "predict", "--engine", "torch", str(model_of(world("sst2")))],
+        [sys.executable, "-c", code, "predict", str(model_of(world("sst2")))],
         input='{"text": "The finale is hardly predictable."}\n',
         env={**os.environ, "PYTHONPATH": str(catalogue.ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -320,7 +320,7 @@ def test_what_is_no_model_file_is_one_line(world, tmp_path, capsys):
         found.folder / "runs/fp32/sst2/1/run.json": "run.json is damaged or not one of ours",
     }
     for path, told in cases.items():
-        for words in (["inspect", str(path)], ["predict", str(path), "--engine", "torch", "a text"]):
+        for words in (["inspect", str(path)], ["predict", str(path), "a text"]):
             capsys.readouterr()
             assert main(words) == 1
             error = capsys.readouterr().err
