@@ -66,8 +66,8 @@ class Plan:
             by_token=self.meta["head"] != "sequence",
             words=tables[0],
             words_too=tables[1],
-            position_table=self._floats(self._dense(body + anatomy.positions), config["max_position_embeddings"]),
-            type_table=self._floats(self._dense(body + anatomy.types), config["type_vocab_size"]),
+            position_table=self._table(body + anatomy.positions, config["max_position_embeddings"]),
+            type_table=self._table(body + anatomy.types, config["type_vocab_size"]),
             embedding=self._norm(f"{body}embeddings.LayerNorm"),
             layer=layer,
             head=abi.POINTER(Linear)(head),
@@ -121,9 +121,10 @@ class Plan:
             outer.inner = self._pointer(self._linear(f"{name}.0", inputs))
             return outer
         first, second = self._halves(name)
-        bias = self.arrays.get(f"{name}.first.bias", self.arrays.get(f"{name}.bias"))
+        biases = [bias for bias in (f"{name}.first.bias", f"{name}.bias") if bias in self.arrays]
+        bias = self._floats(self._array(biases[0], (first.rows,))) if biases else None
         entry = self._int8_range() if self.int8 and own else self._range(inputs, f"{name}.input_quantizer")
-        return Linear(first=first, second=second, bias=self._floats(bias, first.rows) if bias is not None else None, input=entry)
+        return Linear(first=first, second=second, bias=bias, input=entry)
 
     def _halves(self, name: str) -> tuple[Matrix, Matrix]:
         if self._has(f"{name}.first"):
@@ -133,17 +134,19 @@ class Plan:
     def _matrix(self, name: str) -> Matrix:
         entry = self.packed.get(name)
         if entry is None:
-            weight, step = self.arrays[name], self.arrays.get(f"{name}_step")
-            if weight.dtype == np.int8 and step is not None:  # torch's int8
-                codes = self._keep((weight.view(np.uint8) ^ 0x80).reshape(weight.shape))
-                steps = self._keep(step.astype(np.float32).reshape(-1))
+            if f"{name}_step" in self.arrays:  # torch's int8
+                weight = self._array(name, (None, None), np.int8)
+                codes = self._keep(weight.view(np.uint8) ^ 0x80)
+                steps = self._keep(self._array(f"{name}_step", ()).reshape(-1))
                 return self._coded(weight.shape, codes, steps, bits=8, from_=-128, by=1)
             return self._dense_matrix(self._dense(name.removesuffix(".weight")))
         if entry["packing"] == "sparse":
             return self._dense_matrix(self._dense(name.removesuffix(".weight")))
         codes, steps = self._keep(self.arrays[f"{name}.codes"]), self._keep(self.arrays[f"{name}.step"].reshape(-1))
         trits = entry["packing"] == "trits"
-        return self._coded(entry["shape"], codes, steps, bits=entry["bits"], trits=trits, from_=entry["from"], by=entry["by"])
+        return self._coded(
+            entry["shape"], codes, steps, bits=entry["bits"], trits=trits, from_=entry["from"], by=entry["by"]
+        )
 
     def _coded(self, shape, codes: np.ndarray, steps: np.ndarray, **code) -> Matrix:
         rows, columns = shape
@@ -156,11 +159,18 @@ class Plan:
     def _dense(self, name: str) -> np.ndarray:
         """A weight as floats, decoded where it is packed."""
         entry = self.packed.get(f"{name}.weight")
-        weight = self.arrays[f"{name}.weight"] if entry is None else description.decoded(f"{name}.weight", entry, self.arrays)
-        return self._keep(weight.astype(np.float32, copy=False))
+        if entry is None:
+            return self._keep(self._array(f"{name}.weight", (None, None)))
+        return self._keep(description.decoded(f"{name}.weight", entry, self.arrays))
+
+    def _table(self, name: str, rows: int) -> int:
+        table = self._dense(name)
+        if table.shape != (rows, self.hidden):
+            raise self._misfit(f"{name}.weight", table.shape)
+        return abi.address(table)
 
     def _norm(self, name: str) -> Norm:
-        return Norm(*(self._floats(self.arrays[f"{name}.{part}"], self.hidden) for part in ("weight", "bias")))
+        return Norm(*(self._floats(self._array(f"{name}.{part}", (self.hidden,))) for part in ("weight", "bias")))
 
     # --- ranges -----------------------------------------------------------------------------------------------
 
@@ -170,12 +180,14 @@ class Plan:
             return Range(kind=abi.RANGES["none"])
         if spec["kind"] not in RANGE_OF:
             raise Unsupported(f"{self.path}: the packed engine cannot quantize activations by {spec['kind']!r}.")
-        learned = {key: float(self.arrays[f"{name}.{key}"]) for key in LEARNED.get(spec["kind"], ())}
+        learned = {key: float(self._array(f"{name}.{key}", ())) for key in LEARNED.get(spec["kind"], ())}
         found = {"clip_low": -NEVER, "clip_high": NEVER, **RANGE_OF[spec["kind"]](spec, learned)}
         return Range(**{**found, "kind": abi.RANGES[found["kind"]]})
 
     def _int8_range(self) -> Range:
-        return Range(kind=abi.RANGES["torch"], high=127, clip_low=-NEVER, clip_high=NEVER)  # seven bits: torch's reduce_range
+        return Range(
+            kind=abi.RANGES["torch"], high=127, clip_low=-NEVER, clip_high=NEVER
+        )  # seven bits: torch's reduce_range
 
     # --- memory -----------------------------------------------------------------------------------------------
 
@@ -188,11 +200,21 @@ class Plan:
         self.kept.append(array)
         return array
 
-    def _floats(self, array: np.ndarray, rows: int) -> int:
-        """The address of an array whose first dimension is as long as the description says."""
-        if len(array) != rows:
-            raise Unsupported(f"{self.path}: an array has {len(array)} rows where the model has {rows}.")
-        return abi.address(self._keep(array.astype(np.float32, copy=False)))
+    def _array(self, name: str, shape: tuple, dtype: type = np.float32) -> np.ndarray:
+        """An array of the file, if it has this shape; None stands for any length."""
+        array = self.arrays[name]
+        alike = len(array.shape) == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        )
+        if not alike or array.dtype != dtype:
+            raise self._misfit(name, array.shape)
+        return array
+
+    def _misfit(self, name: str, shape: tuple) -> Unsupported:
+        return Unsupported(f"{self.path}: the array {name!r:.99} of shape {shape} does not fit the model.")
+
+    def _floats(self, array: np.ndarray) -> int:
+        return abi.address(self._keep(array))
 
     def _pointer(self, linear: Linear):
         self.kept.append(linear)

@@ -29,7 +29,9 @@ class Session:
         self._anatomy = plan.anatomy
         wanted = kernels or os.environ.get(KERNELS, "")
         if wanted and wanted not in usable(self._library):
-            raise UserError(f"There are no kernels {wanted!r:.60} on this machine. There are: {', '.join(usable(self._library))}.")
+            raise UserError(
+                f"There are no kernels {wanted!r:.60} on this machine. There are: {', '.join(usable(self._library))}."
+            )
         error = ctypes.create_string_buffer(abi.ERROR)
         self._engine = self._library.engine_open(plan.model, wanted.encode(), self.threads, error, abi.ERROR)
         if not self._engine:

@@ -4,7 +4,6 @@ import contextlib
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 

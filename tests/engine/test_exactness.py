@@ -81,7 +81,9 @@ def test_sizes_that_fill_no_vector(kernels, tmp_path):
 def test_wide_heads_and_long_rows(kernels, tmp_path):
     wide = {"hidden_size": 160, "num_attention_heads": 2, "intermediate_size": 300, "max_position_embeddings": 200}
     for name in ("dynamic, ternary", "static, 4 bits", "float"):
-        assert_alike(save(tmp_path / "m.safetensors", MODELS[name], initializer_range=0.1, **wide), rows_of([200, 3, 129]), kernels)
+        assert_alike(
+            save(tmp_path / "m.safetensors", MODELS[name], initializer_range=0.1, **wide), rows_of([200, 3, 129]), kernels
+        )
 
 
 def test_sparse_matrices(tmp_path):
