@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from methods.model import description
+from methods.model.anatomy import ANATOMIES
 from methods.tasks.data import Split, collate
 from methods.use.bench.timing import random_rows
 
@@ -23,13 +25,12 @@ WEIGHTS = {
 }
 # 8-bit activations: KDLSQ's learned ranges, and TernaryBERT's range of the moment.
 ACTIVATIONS = {"static": {"kind": "threshold", "bits": 8}, "dynamic": {"kind": "asymmetric", "bits": 8}}
-# The header of a run's model file, as far as it says what the model is for; and what `artifact.save` writes itself.
+# The header of a run's model file, as far as it says what the model is for.
 HEADER = {
     **{"method": "bench", "task": "bench", "seed": 0, "preset": "bench", "protocol": "last", "step": 0},
     **{"head": "sequence", "outputs": 2, "kind": "classification", "labels": ["0", "1"], "columns": ["sentence"]},
     **{"span": None, "padding": "bucket"},
 }
-STRUCTURE = ("format", "config", "head", "outputs", "edits", "packed")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -44,16 +45,12 @@ class Models:
     @classmethod
     def like(cls, folder: Path, path: Path) -> "Models":
         """Return the files of the shape of a model file, with this one among them."""
-        from methods.model import artifact
-
-        _, meta = artifact.read(path)
+        _, meta = description.read(path)
         return cls(folder, meta["config"], path, meta)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row that the model takes."""
-        from methods.model.anatomy import ANATOMIES
-
         return self.config.get("max_position_embeddings", 512) - ANATOMIES[self.config.get("model_type", "bert")].skipped
 
     def given(self) -> Path:
@@ -166,7 +163,7 @@ class Models:
         """Write a model file as a run does."""
         from methods.model import artifact
 
-        artifact.save(path, model, {key: value for key, value in self._header.items() if key not in STRUCTURE})
+        artifact.save(path, model, {key: value for key, value in self._header.items() if key not in description.STRUCTURE})
 
     def _export(self, path: Path) -> None:
         import torch
