@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,8 +15,8 @@ from methods.model.anatomy import ANATOMIES
 from methods.tasks.data import Split, collate
 from methods.use.bench.timing import random_rows
 
-SPREAD = 0.05  # of random weights: wide enough that a model's answers depend on its input
-SAMPLE = np.full((16, 4), 64)  # lengths of the rows that set ranges: calls, rows of a call
+SAMPLE = np.full((16, 4), 64)  # lengths of the rows that set ranges: batches, rows of a batch
+FEW = 4  # batches for our own ranges, each of which sorts every activation
 # Quantizers of the suite's methods by their bits: BWN's, TernaryBERT's, and round to nearest.
 WEIGHTS = {
     1: {"kind": "binary"},
@@ -146,7 +147,7 @@ class Models:
         from methods.model.encoder import build
 
         torch.manual_seed(0)
-        return build({**self.config, "initializer_range": SPREAD}, self.head, self._outputs).eval()
+        return build(self.config, self.head, self._outputs).eval()
 
     def _quantized(self, bits: int, ranges: str):
         import torch
@@ -156,7 +157,8 @@ class Models:
         model, rows = self._float(), {**WEIGHTS[bits], "rows": True}
         apply(model, "quantize", weights=WEIGHTS[bits], embeddings=rows, activations=ACTIVATIONS[ranges])
         if ranges == "static":
-            calibrate(model, ({name: torch.from_numpy(values) for name, values in feed.items()} for feed in self._sample()))
+            sample = itertools.islice(self._sample(), FEW)
+            calibrate(model, ({name: torch.from_numpy(values) for name, values in feed.items()} for feed in sample))
         return model
 
     def _save(self, path: Path, model) -> None:
