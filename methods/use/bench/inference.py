@@ -49,10 +49,9 @@ def bench_inference(wanted: Wanted, say: Callable[[str], None], memory: bool = T
     """Return all that was measured, ready for JSON. `memory` starts a process for each contender."""
     other = OtherWork()
     time.sleep(0.5)
-    before, warnings = other.cores(), []
-    if before is not None and before > BUSY:
-        warnings.append(f"other processes keep {before:.1f} cores busy: every time below is longer, and ratios are wrong")
-        say(f"warning: {warnings[-1]}")
+    before = other.cores()
+    if _busy(before):
+        say(f"warning: other processes keep {before:.1f} cores busy, and no time or ratio will be right")
     with tempfile.TemporaryDirectory() as folder:
         config = {"vocab_size": VOCABULARY, **SIZES[wanted.size]}
         models = Models.like(Path(folder), wanted.model) if wanted.model else Models(Path(folder), config)
@@ -62,8 +61,10 @@ def bench_inference(wanted: Wanted, say: Callable[[str], None], memory: bool = T
         measured = [table for threads in wanted.threads for table in field.measure(threads)]
         costs = field.costs() if memory else {}
     during = other.cores()
-    if during is not None and during > BUSY >= (before or 0):
-        warnings.append(f"other processes kept {during:.1f} cores busy meanwhile: measure again when it is quiet")
+    if _busy(during):
+        warnings = [f"other processes kept {during:.1f} cores busy meanwhile: measure again when the machine is quiet"]
+    else:
+        warnings = tables.suspicions(measured)
     return {
         "format": 1,
         "size": None if wanted.model else wanted.size,
@@ -74,7 +75,7 @@ def bench_inference(wanted: Wanted, say: Callable[[str], None], memory: bool = T
         "contenders": {name: {**field.facts[name], **costs.get(name, {})} for name in field.facts},
         "absent": field.absent,
         "tables": measured,
-        "warnings": [*warnings, *field.warnings, *tables.suspicions(measured)],
+        "warnings": [*field.warnings, *warnings],
     }
 
 
@@ -154,6 +155,10 @@ class Field:
         if path not in self._right:
             self._right[path] = Torch(path, threads).answers(rows)
         return difference(runner.answers(rows), self._right[path])
+
+
+def _busy(cores: float | None) -> bool:
+    return cores is not None and cores > BUSY
 
 
 def difference(answers: list[np.ndarray], right: list[np.ndarray]) -> float:

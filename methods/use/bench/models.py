@@ -17,13 +17,15 @@ from methods.use.bench.timing import random_rows
 
 SAMPLE = np.full((16, 4), 64)  # lengths of the rows that set ranges: batches, rows of a batch
 FEW = 4  # batches for our own ranges, each of which sorts every activation
-# Quantizers of the suite's methods by their bits: BWN's, TernaryBERT's, and round to nearest.
+# Quantizers of the suite's methods by their bits: BinaryBERT's, TernaryBERT's, and KDLSQ's. The first two quantize the word
+# embedding by rows.
 WEIGHTS = {
     1: {"kind": "binary"},
     2: {"kind": "ternary"},
-    4: {"kind": "symmetric", "bits": 4},
-    8: {"kind": "symmetric", "bits": 8},
+    4: {"kind": "threshold", "bits": 4},
+    8: {"kind": "threshold", "bits": 8},
 }
+EMBEDDINGS = WEIGHTS | {1: {"kind": "binary", "rows": True}, 2: {"kind": "ternary", "rows": True}}
 # 8-bit activations: KDLSQ's learned ranges, and TernaryBERT's range of the moment.
 ACTIVATIONS = {"static": {"kind": "threshold", "bits": 8}, "dynamic": {"kind": "asymmetric", "bits": 8}}
 # The header of a run's model file, as far as it says what the model is for.
@@ -154,8 +156,8 @@ class Models:
 
         from methods.model.edits import apply, calibrate
 
-        model, rows = self._float(), {**WEIGHTS[bits], "rows": True}
-        apply(model, "quantize", weights=WEIGHTS[bits], embeddings=rows, activations=ACTIVATIONS[ranges])
+        model = self._float()
+        apply(model, "quantize", weights=WEIGHTS[bits], embeddings=EMBEDDINGS[bits], activations=ACTIVATIONS[ranges])
         if ranges == "static":
             sample = itertools.islice(self._sample(), FEW)
             calibrate(model, ({name: torch.from_numpy(values) for name, values in feed.items()} for feed in sample))
