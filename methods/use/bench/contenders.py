@@ -13,6 +13,8 @@ from methods.use.bench.runners import Engine, OnnxRuntime, OpenVino, Runner, Tor
 
 FLOAT = "torch-float"  # speed-ups are over it
 REFERENCE = "openvino-w8a8"  # the fastest that can be had off the shelf, at every shape that was measured
+# How far answers may be from those of the model, in parts of their spread: one that ignores its input is off by 1 or more.
+SAME, ROUNDED = 0.01, 0.5
 COMPILED = "torch-compiled"  # compiles each shape for most of a minute: only where it is asked for
 
 
@@ -30,6 +32,10 @@ class Contender:
     options: dict = field(default_factory=dict)
     baseline: Callable[[Models], Path] = Models.float
     packages: tuple[str, ...] = ()
+
+    @property
+    def tolerance(self) -> float:
+        return SAME if self.name.endswith("float") else ROUNDED
 
     @property
     def off_the_shelf(self) -> bool:

@@ -27,7 +27,6 @@ from methods.use.bench.workloads import LENGTHS_OF_TASK, Workload, workloads
 LEAST = 0.02  # seconds of a turn
 PAUSE = 0.006  # seconds before it: threads of some libraries spin for milliseconds
 CHECKED = np.array([5, 9, 12, 16])  # lengths of the rows whose answers are compared, so that a mask matters
-TOLERANCE = 0.5  # of the spread of a model's answers; an answer that ignores its input is off by 1 or more
 BUSY = 0.1  # cores of other work that disturb
 
 
@@ -135,7 +134,7 @@ class Field:
             except UserError as error:
                 self.absent[name] = str(error)
                 continue
-            if not off < TOLERANCE:
+            if not off < one.tolerance:
                 self.absent[name] = f"its answers differ from the model's by {off:.2f} of their spread"
                 self.warnings.append(f"{name} was not measured: {self.absent[name]}")
                 continue
