@@ -76,6 +76,11 @@ def of_size() -> dict[str, Contender]:
         Contender("openvino-float", "OpenVINO, float", Models.openvino, OpenVino, {"precision": "f32"}, packages=onnx),
         Contender("openvino-bf16", "OpenVINO, bf16", Models.openvino, OpenVino, {"precision": "bf16"}, packages=onnx),
         Contender(REFERENCE, "OpenVINO, W8A8 by nncf", Models.openvino_w8a8, OpenVino, packages=nncf),
+        _exported("onnxruntime", "static", 8),
+        _exported("onnxruntime", "dynamic", 8),
+        _exported("openvino", "static", 8),
+        _exported("openvino", "static", 4),
+        _exported("openvino", "dynamic", 8),
     )
 
 
@@ -111,6 +116,20 @@ def _packed(bits: int, ranges: str) -> Contender:
         return models.packed(bits, ranges)
 
     return Contender(f"engine-w{bits}-{ranges}", f"engine, W{bits} {ranges}", file, Engine, baseline=file)
+
+
+def _exported(runtime: str, ranges: str, stored: int) -> Contender:
+    """Return a model of 2 bits as `export` hands it to a runtime, with its codes in numbers of `stored` bits."""
+    title, runner = {"onnxruntime": ("ONNX Runtime", OnnxRuntime), "openvino": ("OpenVINO", OpenVino)}[runtime]
+
+    def packed(models: Models) -> Path:
+        return models.packed(2, ranges)
+
+    def file(models: Models) -> Path:
+        return models.exported(2, ranges, stored)
+
+    name, title = f"exported-{runtime}-int{stored}-{ranges}", f"{title}, exported W2 {ranges} (int{stored})"
+    return Contender(name, title, file, runner, baseline=packed, packages=("onnx", "methods.use.export_onnx"))
 
 
 def _by_name(*contenders: Contender) -> dict[str, Contender]:

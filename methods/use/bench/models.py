@@ -134,6 +134,20 @@ class Models:
 
         return self._once("w8a8.xml", write)
 
+    def exported(self, bits: int, ranges: str, stored: int) -> Path:
+        """Return the graph that `export` makes of a packed model, its codes stored in `stored` bits at least."""
+
+        def write(path: Path) -> None:
+            import onnx
+
+            from methods.model import artifact
+            from methods.use import export_onnx
+
+            packed = self.packed(bits, ranges)
+            onnx.save(export_onnx.build(artifact.load(packed)[0], description.read(packed)[0], stored), path)
+
+        return self._once(f"w{bits}-{ranges}-int{stored}.onnx", write)
+
     def _once(self, name: str, write: Callable[[Path], object]) -> Path:
         """Return a file of the folder, written now if it is not there. What libraries say meanwhile goes nowhere."""
         path = self.folder / name
