@@ -104,6 +104,7 @@ def test_a_model_file_is_compared_with_the_float_model_of_its_shape(small, engin
     report = inference.bench_inference(only_model, say=lambda line: None, memory=False)
     assert list(report["tables"][0]["rows"]) == ["engine-model", "engine-float", "torch-model", "torch-float"]
     assert report["contenders"]["engine-model"]["difference"] < 1e-4
+    assert report["tables"][0]["reference"] == "torch-float"  # the model through torch is nothing off the shelf
     with pytest.raises(UserError, match="takes 512 tokens at most"):
         inference.bench_inference(wanted(lengths=(513,)), say=lambda line: None)
 
@@ -212,6 +213,17 @@ def test_options_that_do_not_belong_are_refused(words, complaint, capsys):
     with pytest.raises(SystemExit):
         main(["bench", *words.split()])
     assert complaint in capsys.readouterr().err
+
+
+def test_a_contender_that_fails_alone_keeps_its_times(small, monkeypatch):
+    def fail(*_):
+        raise footprint.Failed("Killed")
+
+    monkeypatch.setattr(footprint, "measure", fail)
+    report = inference.bench_inference(wanted(only=("torch-float",), batches=(1,), lengths=(8,)), say=lambda line: None)
+    assert report["tables"][0]["rows"]["torch-float"]["median_ms"] > 0
+    assert report["warnings"][0] == "torch-float has no load time and no memory, for it failed alone: Killed"
+    assert "over torch\n" in tables.page(report)
 
 
 @pytest.mark.slow

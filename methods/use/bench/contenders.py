@@ -39,7 +39,7 @@ class Contender:
 
     @property
     def off_the_shelf(self) -> bool:
-        return not self.name.startswith(("engine", "exported"))
+        return self.file != Models.given and not self.name.startswith(("engine", "exported"))
 
     def open(self, models: Models, threads: int) -> Runner:
         return self.runner(self.file(models), threads, **self.options)

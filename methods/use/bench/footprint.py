@@ -13,9 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from methods.common.errors import UserError
 from methods.use.bench import runners
 from methods.use.bench.timing import random_rows
+
+
+class Failed(Exception):
+    """A contender's own process ended early; the message is its last line."""
 
 
 def measure(runner: type[runners.Runner], path: Path, threads: int, options: dict, length: int, vocabulary: int) -> dict:
@@ -24,7 +27,7 @@ def measure(runner: type[runners.Runner], path: Path, threads: int, options: dic
     command = [sys.executable, "-m", "methods.use.bench.footprint", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{runner.__name__} failed in a process of its own: {done.stderr.strip().splitlines()[-1]}")
+        raise Failed((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1])
     return json.loads(done.stdout.splitlines()[-1])
 
 

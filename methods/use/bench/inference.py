@@ -116,9 +116,11 @@ class Field:
         vocabulary, found = self.models.config["vocab_size"], {}
         for name in self.facts:
             one = self.contenders[name]
-            found[name] = footprint.measure(
-                one.runner, one.file(self.models), threads, one.options, length, vocabulary
-            )  # fmt: skip
+            file, options = one.file(self.models), one.options
+            try:
+                found[name] = footprint.measure(one.runner, file, threads, options, length, vocabulary)
+            except footprint.Failed as error:
+                self.warnings.append(f"{name} has no load time and no memory, for it failed alone: {error}")
         return found
 
     def _open(self, threads: int) -> dict[str, Runner]:

@@ -64,13 +64,15 @@ def page(report: dict) -> str:
     width = max(len(fact["title"]) for fact in facts.values())
     lines = [f"Inference of {model}; medians and quartiles of {report['rounds']} rounds in turns.", _machine(machine)]
     for one in report["tables"]:
-        over = facts[one["reference"]]["title"] if one["reference"] else "nothing"
+        over = facts[one["reference"]]["title"] if one["reference"] not in (None, FLOAT) else None
         lines += ["", f"{one['title']}, {threads(one['threads'])}"]
-        lines.append(f"  {'':{width}}{'ms':>10}{'quartiles':>20}  over torch  over {over}")
+        heading = f"  {'':{width}}{'ms':>10}{'quartiles':>20}{'over torch':>12}"
+        lines.append(f"{heading}  over {over}" if over else heading)
         for name, row in one["rows"].items():
             low, high = row["quartiles_ms"]
             line = f"  {facts[name]['title']:{width}}{row['median_ms']:>10.2f}{f'{low:.2f} to {high:.2f}':>20}"
-            lines.append(f"{line}{_times(row['speedup']):>12}{_times(row['ratio']):>{len(over) + 7}}")
+            line += f"{_times(row['speedup']):>12}"
+            lines.append(f"{line}{_times(row['ratio']):>{len(over) + 7}}" if over else line.rstrip())
     lines += ["", f"{'What each takes':{width + 2}}{'file MB':>10}{'load s':>8}{'memory MB':>11}{'off by':>8}  kernels"]
     for fact in facts.values():
         line = f"  {fact['title']:{width}}{_millions(fact['file_bytes']):>10}{_seconds(fact.get('load_seconds')):>8}"
