@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +27,7 @@ NEEDED = {
     "run": ("method", "task", "seed", "spec", "budget", "ancestors", "product", "latent", "code", "scoring"),
     "prefetch": ("repositories", "mirror"),
 }
+BENCH = "measure this machine, contenders in turns: ratios of speed, in training or inference"
 MOST = 2**32 - 1  # the largest seed: what numpy and torch take
 
 
@@ -75,6 +76,22 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 upwards")
     return int(text)
+
+
+def _list(one: Callable) -> Callable[[str], list]:
+    """Return what reads words between commas, each once."""
+    return lambda text: list(dict.fromkeys(map(one, text.split(","))))
+
+
+def _threads(text: str) -> int:
+    count = os.cpu_count() if text == "all" else _positive(text)
+    if count > os.cpu_count():
+        raise argparse.ArgumentTypeError(f"{text} threads are more than the {os.cpu_count()} cores of this machine")
+    return count
+
+
+def _length(text: str) -> int | str:
+    return text if text in ("mrpc", "mrpc-sorted") else _positive(text)
 
 
 def canonical(request: dict) -> dict:
@@ -164,13 +181,37 @@ def _parser() -> argparse.ArgumentParser:
     text = "packed: the engine for packed weights; torch: the slower code that scored the model (default: %(default)s)"
     sub.add_argument("--engine", choices=["packed", "torch"], default="packed", help=text)
     sub.add_argument("--threads", type=_positive, help="computing threads (default: all cores)")
-    sub = command(bench, "bench", "measure this machine: speed-ups over the way it was done in 2020, as ratios")
-    sub.add_argument("what", choices=["train"], help="train: a distilled training step with ternary weights")
-    sub.add_argument("--size", choices=["tiny", "minilm", "base"], default="minilm", help="(default: %(default)s)")
+    _add_bench(commands.add_parser("bench", help=BENCH, description=BENCH).add_subparsers(required=True, metavar="what"))
+    return parser
+
+
+def _add_bench(commands) -> None:
+    """Add the two benchmarks, each with its own options."""
+    sizes = {"choices": ["tiny", "minilm", "base"], "default": "minilm", "help": "(default: %(default)s)"}
+    help = "a distilled training step with ternary weights, against one written as in 2020"
+    sub = commands.add_parser("train", help=help, description=help)
+    sub.set_defaults(command=bench_train)
+    sub.add_argument("--size", **sizes)
     sub.add_argument("--batch", type=_positive, default=32, help="rows of a step (default: %(default)s)")
     sub.add_argument("--rounds", type=_positive, default=7, help="timed turns for each length (default: %(default)s)")
     sub.add_argument("--threads", type=_positive, default=os.cpu_count(), help="computing threads (default: all)")
-    return parser
+    help = "packed models of this project, against torch, ONNX Runtime and OpenVINO where these are installed"
+    sub = commands.add_parser("inference", help=help, description=help)
+    sub.set_defaults(command=bench_inference)
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--size", **sizes)
+    what.add_argument("--model", type=Path, help="measure this model file instead, and a float model of its shape")
+    sub.add_argument("--batch", type=_list(_positive), default=[1, 8], help="rows of a batch (default: 1,8)")
+    lengths = "tokens of a row, or mrpc: as long as MRPC's rows, as they come; mrpc-sorted: sorted by length"
+    sub.add_argument("--length", type=_list(_length), default=[16, 32, 128, 384], help=f"{lengths} (default: 16,32,128,384)")
+    sub.add_argument(
+        "--threads", type=_list(_threads), default=sorted({1, os.cpu_count()}), help="computing threads (default: 1,all)"
+    )
+    sub.add_argument("--rounds", type=_positive, default=7, help="timed turns of each contender (default: %(default)s)")
+    names = "contenders by name, or all whose name starts with a word, such as engine (default: all)"
+    sub.add_argument("--only", type=_list(str), metavar="NAME,...", help=names)
+    sub.add_argument("--compiled", action="store_true", help="torch.compile too, which takes most of a minute a shape")
+    sub.add_argument("--json", action="store_true", help="everything as JSON")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -309,10 +350,19 @@ def predict(arguments) -> None:
             print(line, flush=True)
 
 
-def bench(arguments) -> None:
-    from methods.use.bench import bench_train
+def bench_train(arguments) -> None:
+    from methods.use.bench import train
 
-    print(bench_train(arguments.size, arguments.batch, arguments.rounds, arguments.threads))
+    print(train.bench_train(arguments.size, arguments.batch, arguments.rounds, arguments.threads))
+
+
+def bench_inference(arguments) -> None:
+    from methods.use.bench import inference, tables
+
+    chosen = {name: getattr(arguments, name) for name in ("size", "model", "rounds", "only", "compiled")}
+    shapes = {"batches": arguments.batch, "lengths": arguments.length, "threads": arguments.threads}
+    report = inference.bench_inference(inference.Wanted(**chosen, **shapes), _say)
+    print(json.dumps(report, indent=1) if arguments.json else tables.page(report))
 
 
 def _catalogue(arguments, method: str | None = None, task: str | None = None):

@@ -1,12 +1,9 @@
-"""`python -m methods bench train`: a distilled ternary training step as of 2020 against this project's, in one process.
-
-Contenders take turns, and their medians are compared as ratios: the machine's speed wanders, its quotients much less.
-"""
+"""`python -m methods bench train`: a distilled ternary training step as of 2020 against this project's, in one process."""
 
 import copy
+import functools
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,22 +16,15 @@ from methods.model.anatomy import anatomy, layers
 from methods.model.edits import apply, show_scores
 from methods.model.encoder import build
 from methods.tasks import kinds
-from methods.tasks.data import Split, collate, pack, shuffled
+from methods.tasks.data import Split, collate, shuffled
 from methods.training import objective, optimizers, trainer
 from methods.training.device import Device
 from methods.training.loader import Loader
 from methods.training.objective import Objective
 from methods.training.recipe import Optimization, Pass
+from methods.use.bench.timing import SIZES, VOCABULARY, alternate, mrpc_lengths, random_rows
 
-SIZES = {
-    "tiny": {"num_hidden_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024},
-    "minilm": {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
-    "base": {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
-}
-VOCABULARY = 30522
 FULL_LENGTH = 128  # what the codes of 2020 pad GLUE's pair tasks to
-# Tokens of MRPC's training pairs under BERT's vocabulary: the shortest, every twentieth of the way, the longest.
-MRPC = (19, 32, 36, 39, 41, 44, 45, 47, 50, 51, 53, 55, 57, 59, 61, 62, 64, 67, 70, 74, 103)
 KIND = kinds.of("classification")
 TERMS = {"hidden": 1.0, "attention": 1.0, "logits": 1.0}
 
@@ -57,7 +47,7 @@ def bench_train(size: str, batch: int, rounds: int, threads: int) -> str:
         (f"every row {FULL_LENGTH} tokens", np.full(50 * batch, FULL_LENGTH)),
         ("rows as long as MRPC's", _lengths(50 * batch)),
     ):
-        seconds = _alternate(contenders, _rows(lengths), batch, rounds)
+        seconds = _mean_step(contenders, _rows(lengths), batch, rounds)
         first = next(iter(seconds.values()))
         lines += ["", f"{what:34}{'s a step':>10}{'speed-up':>10}"]
         lines += [f"  {name:32}{time_:>10.3f}{first / time_:>9.2f}x" for name, time_ in seconds.items()]
@@ -186,34 +176,30 @@ class _NaiveEmbedding(nn.Embedding):
         return F.embedding(ids, _Ternarized.apply(self.weight, True), self.padding_idx)
 
 
-def _alternate(contenders: dict, split: Split, batch: int, rounds: int) -> dict[str, float]:
-    """Seconds of a mean step of an epoch: for every width the median of `rounds` turns, weighted by how often it comes.
+def _mean_step(contenders: dict, split: Split, batch: int, rounds: int) -> dict[str, float]:
+    """Return the seconds of a mean step of an epoch: for every width the median of `rounds` turns, weighted by its share.
 
-    All contenders take turns on the same rows. The first turn on a width compiles what there is to compile, untimed.
+    All contenders take turns on the same rows.
     """
     widths: dict[int, list[np.ndarray]] = {}
     for rows in shuffled(split, batch, seed=0, epoch=0):
         widths.setdefault(collate(split, rows, "bucket", FULL_LENGTH)["input_ids"].shape[1], []).append(rows)
     total = dict.fromkeys(contenders, 0.0)
     for batches in widths.values():
-        seconds: dict[str, list[float]] = {name: [] for name in contenders}
-        for turn in range(rounds + 1):
-            for name, step in contenders.items():
-                started = time.perf_counter()
-                step(split, batches[turn % len(batches)])
-                seconds[name].append(time.perf_counter() - started)
-        for name, times in seconds.items():
-            total[name] += statistics.median(times[1:]) * len(batches)
+        steps = {name: functools.partial(_step, step, split, batches) for name, step in contenders.items()}
+        for name, times in alternate(steps, rounds).items():
+            total[name] += statistics.median(times) * len(batches)
     return {name: time_ / sum(map(len, widths.values())) for name, time_ in total.items()}
 
 
+def _step(step: Callable, split: Split, batches: list[np.ndarray], turn: int) -> None:
+    step(split, batches[turn % len(batches)])
+
+
 def _lengths(count: int) -> np.ndarray:
-    places = np.random.default_rng(0).random(count)
-    return np.interp(places, np.linspace(0, 1, len(MRPC)), MRPC).round().astype(int)
+    return mrpc_lengths(np.random.default_rng(0).random(count))
 
 
-def _rows(lengths: np.ndarray) -> Split:
-    random = np.random.default_rng(1)
-    rows = [list(random.integers(1000, VOCABULARY, length)) for length in lengths]
-    labels = random.integers(0, 2, len(rows))
-    return pack(rows, [len(row) // 2 for row in rows], targets={"labels": labels})
+def _rows(lengths: Sequence[int]) -> Split:
+    labels = np.random.default_rng(2).integers(0, 2, len(lengths))
+    return random_rows(lengths, VOCABULARY, targets={"labels": labels})
