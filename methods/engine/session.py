@@ -14,6 +14,7 @@ from methods.engine.plan import Plan
 from methods.model import description
 
 KERNELS = "ENGINE_KERNELS"  # the environment variable that forces an instruction set
+MOST_THREADS = 256  # more help nobody
 
 
 class Session:
@@ -22,7 +23,7 @@ class Session:
     def __init__(
         self, path: Path, threads: int | None = None, kernels: str | None = None, engine: ctypes.CDLL | None = None
     ):
-        self.path, self.threads = path, threads or available_cores()
+        self.path, self.threads = path, min(threads or available_cores(), MOST_THREADS)
         self._library = engine or abi.declare(library())
         arrays, self.meta = description.read(path)
         plan = Plan(path, arrays, self.meta)
