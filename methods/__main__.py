@@ -19,6 +19,7 @@ from typing import NoReturn
 from methods.common import environment, interrupt, schedule
 from methods.common.errors import UserError, explain
 from methods.common.progress import clock
+from methods.common.terminal import as_json, plain
 
 # What a request of each command must have.
 NEEDED = {
@@ -126,7 +127,7 @@ def _ancestor(text: str) -> tuple[str, Path]:
 def _say(line: str, stream=None) -> None:
     """Print a line, by the first of the processes that share a run."""
     if os.environ.get("RANK", "0") == "0":
-        print(line, file=stream or sys.stderr, flush=True)
+        print(plain(line), file=stream or sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -312,7 +313,7 @@ def score(arguments) -> None:
     from methods.scoring.rescore import rescore
 
     for line in rescore(arguments.folder, arguments.data):
-        print(line)
+        print(plain(line))
 
 
 def prefetch(arguments) -> None:
@@ -331,7 +332,7 @@ def inspect(arguments) -> None:
     from methods.use import inspection
 
     found = inspection.facts(arguments.model)
-    print(json.dumps(found, indent=1, ensure_ascii=False) if arguments.json else inspection.page(found, arguments.layers))
+    print(as_json(found, indent=1) if arguments.json else inspection.page(found, arguments.layers))
 
 
 def predict(arguments) -> None:

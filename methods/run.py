@@ -19,6 +19,7 @@ from torch import nn
 
 from methods.common import files, interrupt, provenance
 from methods.common.errors import UserError
+from methods.common.terminal import plain
 from methods.kernel import fusing, products
 from methods.model import artifact
 from methods.model.anatomy import ANATOMIES
@@ -269,7 +270,7 @@ class Run:
 
     def say(self, text: str) -> None:
         if self.device.is_main_process:
-            print(f"{self.title}: {text}", file=sys.stderr)
+            print(plain(f"{self.title}: {text}"), file=sys.stderr)
 
     def _frame(self, base_sha: str, precision: str) -> dict:
         """Return what is known of a run before it starts."""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from methods.common.errors import UserError, explain
+from methods.common.terminal import plain
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,7 +64,7 @@ def _json_object(text: str) -> dict:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(plain(f"error: {' '.join(message.split())}"), file=sys.stderr)
     return 1
 
 
@@ -108,7 +109,7 @@ def _print_failures(options: argparse.Namespace) -> None:
     from report.evidence.reading import failures
 
     for (method, task), reason in failures(options.cells, options.logs, options.ancestors).items():
-        print(f"{method} on {task} was not made: {reason}", file=sys.stderr)
+        print(plain(f"{method} on {task} was not made: {reason}"), file=sys.stderr)
 
 
 def _encoded(text: str) -> bytes:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from methods.common import schedule
+from methods.common.terminal import plain
 
 _held = []  # the open lock file: it is released when the process ends, however it ends
 LOG_LINES = 20  # of a failed job
@@ -72,7 +73,7 @@ def _failure(record: logging.LogRecord) -> str:
             last = Path(str(log)).read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
         except OSError:
             continue
-        line += f". The end of its log, {log}:\n" + "\n".join(f"    {text}" for text in last)
+        line += f". The end of its log, {log}:\n" + "\n".join(f"    {plain(text)}" for text in last)
     return line
 
 
@@ -100,11 +101,11 @@ def results(cells: list[str]) -> str:
             continue
     if not methods:
         return ""
-    heads = [f"{task} {metric}" for task, metric in tasks.items()]
-    width = max(map(len, methods))
+    heads = [plain(f"{task} {metric}") for task, metric in tasks.items()]
+    width = max(len(plain(method)) for method in methods)
     rows = [" ".join([" " * width, *heads])]
     for method in methods:
-        words = [method.ljust(width)]
+        words = [plain(method).ljust(width)]
         for task, head in zip(tasks, heads, strict=True):
             score = scores.get((method, task))
             words.append(("-" if score is None else f"{score:.2f}").rjust(len(head)))

@@ -111,6 +111,18 @@ def read_object(path: Path, keys: Iterable[str] = ()) -> dict:
     return document
 
 
+def parse_object(line: str | bytes, where: str, columns: Iterable[str]) -> dict:
+    """Return the JSON object in a line; raise one line that names the place and the columns for anything else."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        example = json.dumps({name: "..." for name in columns}, ensure_ascii=False)
+        raise UserError(f"{where} is no JSON object: write lines such as {example}.")
+    return row
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write all of `content`, or leave the previous file as it was."""
     with atomic(path) as temporary:

@@ -273,9 +273,7 @@ def _check_encoder(config: dict, anatomy: Anatomy, meta: dict) -> None:
 
 def _check_edits(edits: list[dict], config: dict) -> int:
     """Raise for an edit that the code would not take, or that asks for more than the model has; return its layers."""
-    layers, heads, neurons = (
-        config[key] for key in ("num_hidden_layers", "num_attention_heads", "intermediate_size")
-    )
+    layers, heads, neurons = (config[key] for key in ("num_hidden_layers", "num_attention_heads", "intermediate_size"))
     for at, edit in enumerate(edits):
         place = f"edits.{at}"
         _check_sizes(edit, place)

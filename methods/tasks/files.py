@@ -6,12 +6,13 @@ a Parquet table, from 1.
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from methods.common.errors import UserError
+from methods.common.files import parse_object
+from methods.common.terminal import plain
 from methods.tasks import kinds
 
 Row = tuple[str, dict]  # the place of a row ("line 3"), and its values by column
@@ -24,7 +25,7 @@ def rows(entry: dict, task: str) -> dict[str, kinds.Columns]:
     kind.check_entry(entry, f"config/tasks.yaml: {task}")
     if len({Path(path).resolve() for path in entry["files"].values()}) < len(entry["files"]):
         names = " and ".join(entry["files"])
-        print(f"{task}: {names} are the same file: the scores are those of rows seen in training.", file=sys.stderr)
+        print(plain(f"{task}: {names} are the same file: the scores are those of rows seen in training."), file=sys.stderr)
     return {split: _split(Path(path), split, kind, entry) for split, path in entry["files"].items()}
 
 
@@ -97,16 +98,10 @@ def _csv(path: Path, wanted: list[str]) -> Iterator[Row]:
 
 
 def _json_lines(path: Path, wanted: list[str]) -> Iterator[Row]:
-    example = json.dumps({name: "..." for name in wanted})
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: no JSON object: write lines such as {example}.")
+        row = parse_object(line, f"{path}, line {number}", wanted)
         _check_columns(path, f"line {number}", wanted, list(row))
         yield f"line {number}", row
 

@@ -6,6 +6,7 @@ from textwrap import wrap
 
 import numpy as np
 
+from methods.common.terminal import plain
 from methods.model import artifact, description
 
 WIDTH = 80
@@ -31,7 +32,7 @@ def _step(steps: np.ndarray | None) -> dict:
 
 def page(found: dict, layers: bool) -> str:
     """Return the facts as aligned text, no wider than 80 columns."""
-    parts = [found["file"], _provenance(found), _sizes(found["size"]), _groups(found["size"])]
+    parts = [plain(found["file"]), _provenance(found), _sizes(found["size"]), _groups(found["size"])]
     if layers:
         parts.append(_layers(found["layers"]) if found["layers"] else "No matrix is packed.")
     return "\n\n".join(parts)
@@ -55,7 +56,7 @@ def _provenance(found: dict) -> str:
 
 
 def _line(name: str, text: str) -> str:
-    first, *rest = wrap(text, WIDTH - INDENT) or [""]
+    first, *rest = wrap(plain(text), WIDTH - INDENT) or [""]
     return "\n".join([f"{name:<{INDENT}}{first}", *(" " * INDENT + line for line in rest)])
 
 
@@ -109,6 +110,7 @@ def _range(step: dict) -> str:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     """A table with the first column aligned left and the others right."""
+    rows = [list(map(plain, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     sides = "<" + ">" * (len(head) - 1)
     return "\n".join(

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from methods import engine as packed
 from methods.common.errors import UserError
 from methods.common.files import sha256
+from methods.common.terminal import plain
 from methods.model import description
 from methods.tasks import encode, kinds
 from methods.tasks.data import Split, in_order
@@ -127,7 +128,7 @@ def _open(path: Path, engine: str, threads: int | None):
         try:
             return packed.open_session(path, threads)
         except (packed.NoCompiler, packed.Unsupported) as reason:
-            print(f"{reason} Torch answers instead, more slowly.", file=sys.stderr, flush=True)
+            print(f"{plain(str(reason))} Torch answers instead, more slowly.", file=sys.stderr, flush=True)
     from methods.engine.fallback import Fallback
 
     return Fallback(path, threads, exact=engine == "torch")

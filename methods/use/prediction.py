@@ -1,12 +1,13 @@
 """`python -m methods predict`: lines of JSON in, lines of JSON out, and one answer as a page."""
 
 import io
-import json
 import select
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from methods.common.errors import UserError
+from methods.common.files import parse_object
+from methods.common.terminal import as_json, plain
 from methods.tasks.kinds import Kind
 from methods.use.model import Model, Row
 
@@ -33,7 +34,7 @@ def answered(model: Model, stream: BinaryIO, batch: int) -> Iterator[str]:
                 mistake = error
                 break
         for answer in model.answers(rows, batch):
-            yield json.dumps(answer, ensure_ascii=False)
+            yield as_json(answer)
         if mistake:
             raise mistake
 
@@ -41,20 +42,14 @@ def answered(model: Model, stream: BinaryIO, batch: int) -> Iterator[str]:
 def page(answer: dict, kind: Kind) -> str:
     """Return an answer as aligned lines for a terminal."""
     values = kind.page(answer)
-    width = max(map(len, values))
-    shown = {name.replace("_", " "): value if isinstance(value, str) else f"{value:.4f}" for name, value in values.items()}
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
+    width = max(len(plain(name)) for name in values)
+    shown = {name: value if isinstance(value, str) else f"{value:.4f}" for name, value in values.items()}
+    return "\n".join(f"{plain(name.replace('_', ' ')):<{width}}  {plain(value)}" for name, value in shown.items())
 
 
 def _row(model: Model, line: bytes, number: int) -> Row:
     columns = model.meta["columns"]
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        example = json.dumps({name: "..." for name in columns})
-        raise UserError(f"line {number} of the input is no JSON object: write lines such as {example}.")
+    row = parse_object(line, f"line {number} of the input", columns)
     own = [row[name] for name in columns if name in row]
     given = own or [row[name] for name in GENERAL if row.get(name) is not None]
     return model.row(given, f"line {number} of the input: ")

@@ -16,15 +16,28 @@ import pytest
 from methods.common import files
 from methods.common.errors import UserError
 from methods.model import artifact, description
-from methods.model.edits import apply, calibrate
-from tests.fixtures.models import META
-from tests.fixtures.world import loader, tiny
+from tests.fixtures.models import write_small_models
+from tests.fixtures.world import loader
 
 SECONDS = 1.0
 MEMORY = 200  # MiB
 VALUES = [
     *(0, 1, -1, 2, 3, 7, 8, 9, 63, 64, 65, 2**15, 10**6, 2**31, 2**63, 10**30, 10**300, -(10**18), True, False, None),
-    *(0.5, -0.5, 1e308, 1e-300, 3.0, "", "x", "32", "../../etc/passwd", "\x1b[2J\n", "a" * 10_000, "eager", "flash_attention_2"),
+    *(
+        0.5,
+        -0.5,
+        1e308,
+        1e-300,
+        3.0,
+        "",
+        "x",
+        "32",
+        "../../etc/passwd",
+        "\x1b[2J\n",
+        "a" * 10_000,
+        "eager",
+        "flash_attention_2",
+    ),
     *([], [1], [[]], [10**9, 10**9], [1, 2, 3], ["bert"] * 5000, {}, {"kind": "quantize"}, {"a": {"b": {"c": {}}}}),
 ]
 EDITS = [
@@ -51,34 +64,10 @@ EDITS = [
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory, sst2):
-    """The arrays and descriptions of small models: packed in bits, trits and sparse, factored, split, in int8, in full."""
-    folder, batch = tmp_path_factory.mktemp("honest"), next(loader(sst2, "validation", seed=3).sample(16))
-    ternary = {"weights": {"kind": "ternary"}, "embeddings": {"kind": "ternary", "rows": True}}
-    learned = {part: {"kind": "threshold", "bits": 3} for part in ("weights", "embeddings", "activations")}
-    split = {"modules": ["bert.encoder.layer.0.output.dense"], "weights": {"kind": "binary"}}
-    histories = {
-        "full": [],
-        "bits": [("quantize", learned), ("split", split)],
-        "trits": [("narrow", {"heads": 1, "neurons": 8}), ("quantize", ternary | {"activations": {"kind": "interval", "bits": 8}})],
-        "factors": [("layers", {"keep": [1]}), ("factor", {"share": 0.5, "by": "svd"}), ("activate", {"function": "relu"})],
-        "int8": [("int8_dynamic", {})],
-    }
-    found = {}
-    for name, edits in histories.items():
-        model = tiny(outputs=2)
-        for kind, options in edits:
-            apply(model, kind, **copy.deepcopy(options))
-        if name == "factors":
-            for parameter in model.parameters():
-                if parameter.dim() == 2:
-                    parameter.data[parameter.abs() < parameter.abs().quantile(0.97)] = 0
-        calibrate(model, [batch])
-        artifact.save(folder / name, model, META, "trits" if name == "trits" else "bits")
-        artifact.load(folder / name)
-        found[name] = files.read_sealed(folder / name)
-    packings = {entry["packing"] for _, meta in found.values() for entry in meta["packed"].values()}
-    assert packings == {"bits", "trits", "sparse"}
-    return found
+    """The arrays and descriptions of small models of every packing and every kind of edit."""
+    batch = next(loader(sst2, "validation", seed=3).sample(16))
+    written = write_small_models(tmp_path_factory.mktemp("honest"), batch)
+    return {name: files.read_sealed(path) for name, path in written.items()}
 
 
 def places(value, path=()):
@@ -112,11 +101,15 @@ def corrupted(honest: dict, seed: int) -> tuple[dict, dict, str]:
             inside[chance.choice(["_attn_implementation", "auto_map", "x" * 5000, "quantization_config"])] = "a/b"
         elif what == "edit":
             edit = copy.deepcopy(chance.choice(EDITS))
-            meta["edits"] = [edit] * chance.choice([1, 2, 20, 100]) if chance.random() < 0.5 else [*meta.get("edits", []), edit]
+            meta["edits"] = (
+                [edit] * chance.choice([1, 2, 20, 100]) if chance.random() < 0.5 else [*meta.get("edits", []), edit]
+            )
         elif what == "deep":
             inside[key] = _nested(chance.choice([5, 100, 800]))
         elif what == "renamed" and isinstance(inside, dict):
-            inside[chance.choice(["\x1b]0;title\x07", "name\nerror: forged", "bert.encoder.layer.7.x.weight"])] = inside.pop(key)
+            inside[chance.choice(["\x1b]0;title\x07", "name\nerror: forged", "bert.encoder.layer.7.x.weight"])] = inside.pop(
+                key
+            )
         else:
             inside[key] = copy.deepcopy(chance.choice(VALUES))
         words.append(f"{what} {'.'.join(map(str, path))} {str(inside)[:60] if what == 'value' else ''}")
@@ -249,7 +242,8 @@ CONTAINERS = {
     ),
     "offsets beyond the end": container(b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4000000000]}}', b"abcd"),
     "overlapping": container(
-        b'{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "b": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]},'
+        b' "b": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}',
         b"abcd",
     ),
     "an unknown type": container(b'{"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}', b"abcd"),
