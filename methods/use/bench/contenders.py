@@ -47,7 +47,7 @@ class Contender:
     def absent(self) -> str | None:
         """Return why it cannot run on this machine; None where it can."""
         if missing := [name for name in (*self.packages, *self.runner.libraries) if find_spec(name) is None]:
-            return f"{' and '.join(missing)} not installed (pip install -r requirements-export.txt)"
+            return f"{' and '.join(missing)} not installed (pip install -r requirements-export.txt -c constraints.txt)"
         if "bf16" in self.options.values() and not in_bf16():
             return "no bf16 in this processor"
         return self.runner.absent(**self.options)

@@ -5,7 +5,6 @@
 Memory of libraries stays in a process, and what one model leaves free another takes: only fresh processes compare.
 """
 
-import importlib
 import json
 import os
 import subprocess
@@ -32,8 +31,7 @@ def measure(runner: type[runners.Runner], path: Path, threads: int, options: dic
 
 
 def _measured(runner: type[runners.Runner], path: Path, threads: int, options: dict, length: int, vocabulary: int) -> dict:
-    for library in runner.libraries:
-        importlib.import_module(library)
+    runner.load_libraries()
     rows = random_rows([length], vocabulary)
     before, started = _resident(), time.perf_counter()
     opened = runner(path, threads, **options)

@@ -16,7 +16,7 @@ from methods.tasks.data import Split, collate
 from methods.use.bench.timing import random_rows
 
 SAMPLE = np.full((16, 4), 64)  # lengths of the rows that set ranges: batches, rows of a batch
-FEW = 4  # batches for our own ranges, each of which sorts every activation
+FEW = 2  # batches for our own ranges, each of which sorts every activation
 # Quantizers of the suite's methods by their bits: BinaryBERT's, TernaryBERT's, and KDLSQ's. The first two quantize the word
 # embedding by rows.
 WEIGHTS = {

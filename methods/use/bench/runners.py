@@ -1,5 +1,6 @@
 """The runtimes: each opens a model file and answers rows. They import their library when they are made, not before."""
 
+import importlib
 import warnings
 from pathlib import Path
 
@@ -12,12 +13,18 @@ from methods.use.bench.models import feeds
 class Runner:
     """A model file opened by one runtime.
 
-    `inputs` prepares rows, untimed; `run` answers them, timed, from token ids to numbers of numpy. `libraries` are what a
-    process imports whatever model it runs.
+    `inputs` prepares rows, untimed; `run` answers them, timed, from token ids to numbers of numpy. `libraries` are the
+    modules that it needs.
     """
 
     libraries: tuple[str, ...] = ()
     kernels: str | None = None  # the instruction set or precision that ran, where the runtime tells
+
+    @classmethod
+    def load_libraries(cls) -> None:
+        """Import what stays in a process whatever model it runs."""
+        for library in cls.libraries:
+            importlib.import_module(library)
 
     @classmethod
     def absent(cls, **options) -> str | None:
@@ -43,7 +50,7 @@ class Runner:
 class Engine(Runner):
     """This project's engine. Rows stand one after another, without padding."""
 
-    libraries = ("methods.engine",)
+    libraries = ("methods.engine.session",)
 
     def __init__(self, path: Path, threads: int):
         from methods.engine import open_session
@@ -69,6 +76,13 @@ class Torch(Runner):
 
     libraries = ("torch", "methods.model.artifact", "methods.training.trainer")
     padding = "max_length"
+
+    @classmethod
+    def load_libraries(cls) -> None:
+        from methods.model.anatomy import ANATOMIES
+
+        super().load_libraries()
+        ANATOMIES["bert"].model_class("sequence")  # imports transformers' part
 
     def __init__(self, path: Path, threads: int, dtype: str | None = None):
         import torch
