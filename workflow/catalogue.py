@@ -29,7 +29,7 @@ NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-
 RUN_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/run.py")
 RUN_SOURCES += ("methods/tasks/kinds", "methods/tasks/data.py", "methods/tasks/losses.py", "methods/tasks/text.py")
 SCORING_SOURCES = ("methods/scoring",)
-# The engine reads model files by code that every run is made of; another code there makes other runs, and latencies with them.
+# The engine reads model files by code that runs are made of too: where that changes, runs and latencies are made again.
 LATENCY_SOURCES = ("methods/engine", "methods/use/latency.py")
 DATA_SOURCES = (
     "methods/tasks/kinds",

@@ -123,7 +123,7 @@ def _packed(split: data.Split, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _milliseconds(session, calls: list[tuple], seconds: float, least: int) -> list[float]:
-    """Return the time of each call: all in turn, and again while an eighth of `seconds` is not over; none after `seconds`."""
+    """Return the time of each call: all in turn, again until an eighth of `seconds` is over, and none after `seconds`."""
     times, spent = [], 0.0
     for call in itertools.cycle(calls):
         if len(times) >= least and spent >= (seconds / 8 if len(times) >= len(calls) else seconds):

@@ -18,6 +18,7 @@ import numpy as np
 from methods.common.errors import UserError
 from methods.common.files import read_object, sha256_file
 from report.evidence import outcomes
+from report.evidence.latency import NOT_MEASURED
 from report.evidence.schema import read_valid, validate
 from report.evidence.statistics import METRICS, replicates, summarise
 
@@ -25,7 +26,6 @@ PROTOCOLS = ("last", "best")
 DEFAULT_PRESET = "demo"
 CURVE_POINTS = 60
 LATENCY = "latency.json"
-NOT_MEASURED = "not measured"
 
 # What must be equal before a mean over seeds means anything: a name for the user, and the place in run.json.
 SHARED = {
@@ -48,7 +48,7 @@ SHARED = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder: its record, the facts of its machine, and Snakemake's benchmark and the latency where there are any."""
+    """One run folder: its record, the facts of its machine, and what was measured of it."""
 
     folder: Path
     record: dict

@@ -1,0 +1,127 @@
+"""Measured times of prediction, and which of them can be compared: those of one machine, with as many threads.
+
+The machine with the most cells counts (the first listed of equals). A time from another one enters no axis and no ratio; the
+cell that has it is named.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean, harmonic_mean
+
+from report.wording import plural
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how times were measured. Torch has no kernels of the packed engine to choose from."""
+
+    cpu: str
+    flags: tuple[str, ...]
+    cores: int | None
+    threads: int
+    kernels: str | None
+
+    @classmethod
+    def of(cls, latency: dict) -> "Setting":
+        device = latency["device"]
+        kernels = latency["kernels"] if latency["engine"] == "packed" else None
+        return cls(
+            device["cpu"] or "an unknown processor", tuple(device["flags"]), device["cores"], latency["threads"], kernels
+        )
+
+    @property
+    def title(self) -> str:
+        return f"{self.cpu}, {plural(self.threads, 'thread')}"
+
+    def measures_like(self, other: "Setting") -> bool:
+        same = (self.cpu, self.flags, self.cores, self.threads) == (other.cpu, other.flags, other.cores, other.threads)
+        return same and (None in (self.kernels, other.kernels) or self.kernels == other.kernels)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One method's times on one or several tasks."""
+
+    milliseconds: float  # of a row by itself: the median, mean over the tasks
+    p95: float
+    per_second: float  # rows, in batches of 32
+    memory: int
+    engines: frozenset[str]
+    ratio: float | None = None  # how often it is as fast as full precision, a row by itself
+
+
+class Latencies:
+    """The latencies of all cells, by method and task."""
+
+    def __init__(self, cells: list[dict], full_precision: str | None):
+        self.full_precision = full_precision
+        self._of_cells = {
+            (cell["request"]["method"], cell["request"]["task"]): latency
+            for cell in cells
+            if (latency := cell["measured"]["latency"]) != NOT_MEASURED
+        }
+        measured = {place: latency for place, latency in self._of_cells.items() if latency["engine"]}
+        settings = {place: Setting.of(latency) for place, latency in measured.items()}
+        self.setting = max(
+            dict.fromkeys(settings.values()),
+            key=lambda setting: (sum(map(setting.measures_like, settings.values())), setting.kernels is not None),
+            default=None,
+        )
+        self.comparable = {place: measured[place] for place, one in settings.items() if one.measures_like(self.setting)}
+        self.elsewhere = {place: one for place, one in settings.items() if place not in self.comparable}
+
+    def reason(self, method: str, task: str) -> str:
+        """Return why there is no time that can be compared."""
+        if other := self.elsewhere.get((method, task)):
+            kernels = f", {other.kernels} kernels" if other.title == self.setting.title and other.kernels else ""
+            return f"measured on another device: {other.title}{kernels}"
+        latency = self._of_cells.get((method, task))
+        return latency["reason"] if latency else NOT_MEASURED
+
+    def speed(self, method: str, tasks: list[str]) -> Speed | str:
+        """Return the method's times over all of the tasks, or the reason why there are none."""
+        found = [self.comparable.get((method, task)) for task in tasks]
+        if None in found or not found:
+            reasons = {self.reason(method, task) for task, one in zip(tasks, found, strict=True) if one is None}
+            return reasons.pop() if len(reasons) == 1 and not any(found) else "not all tasks"
+        full = self.speed(self.full_precision, tasks) if method != self.full_precision and self.full_precision else None
+        alone, batched = ([one["batches"][size] for one in found] for size in ("1", "32"))
+        milliseconds = fmean(calls["median_ms"] for calls in alone)
+        return Speed(
+            milliseconds=milliseconds,
+            p95=fmean(calls["p95_ms"] for calls in alone),
+            per_second=harmonic_mean([calls["sentences_per_second"] for calls in batched]),
+            memory=max(one["memory_bytes"] for one in found),
+            engines=frozenset(one["engine"] for one in found),
+            ratio=full.milliseconds / milliseconds if isinstance(full, Speed) else None,
+        )
+
+    def notes(self, title: Callable[[str], str]) -> list[str]:
+        """Return sentences on how times were measured, and how scores through the engine differ; none without a time.
+
+        `title` returns the name of a method.
+        """
+        if self.setting is None:
+            return []
+        by_torch = {method: None for (method, _), latency in self.comparable.items() if latency["engine"] == "torch"}
+        packed = [latency for latency in self.comparable.values() if latency["engine"] == "packed"]
+        notes = [
+            f"Times are of {self.setting.title}"
+            + (f", through the packed engine with {self.setting.kernels} kernels" if packed else "")
+            + ": dev rows by their real lengths, the median of each row by itself, and rows a second in batches of 32."
+        ]
+        if by_torch:
+            notes.append(f"Measured through torch instead: {', '.join(map(title, by_torch))}.")
+        others = Counter(setting.title for setting in self.elsewhere.values())
+        if others:
+            text = ", ".join(f"{plural(number, 'cell')} of {device}" for device, number in others.items())
+            notes.append(f"Not compared, because measured elsewhere or with other kernels: {text}.")
+        if packed:
+            most = max(latency["difference"] for latency in packed)
+            differ = f"differ by at most {math.ceil(100 * most) / 100:.2f} points" if most else "are the same"
+            notes.append(f"Scores are torch's, in fp32; through the packed engine they {differ}.")
+        return notes
