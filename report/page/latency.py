@@ -11,17 +11,20 @@ def sentences(board: Board, cell: dict) -> Iterator[str]:
     """Yield in sentences what was measured of predictions, and through which engine; or why nothing was."""
     found, method, task = cell["measured"]["latency"], cell["request"]["method"], cell["request"]["task"]
     if found == NOT_MEASURED or found["engine"] is None:
-        yield f"Predictions: {NOT_MEASURED}." if found == NOT_MEASURED else f"No engine runs it: {found['reason']}"
+        why = "" if found == NOT_MEASURED else f" ({found['reason']})"
+        yield f"Time of a sentence: {NOT_MEASURED}{why}."
         return
     alone, batched = found["batches"]["1"], found["batches"]["32"]
     yield (
         f"One sentence: {milliseconds(alone['median_ms'])} (95 % within {milliseconds(alone['p95_ms'])}), the median of "
         f"{count(alone['rows'])} of {plural(found['rows'], 'dev row')}. Batches of 32: {milliseconds(batched['median_ms'])} "
-        f"(95 % within {milliseconds(batched['p95_ms'])}), {count(round(batched['sentences_per_second']))} sentences a second."
+        f"(95 % within {milliseconds(batched['p95_ms'])}), "
+        f"{count(round(batched['sentences_per_second']))} sentences a second."
     )
     speed = board.latencies.speed(method, [task])
-    if isinstance(speed, Speed) and speed.ratio is not None:
-        yield f"{score(speed.ratio, 2)} times as fast as {board.title(board.latencies.full_precision)}, one sentence by itself."
+    if isinstance(speed, Speed) and speed.ratio is not None and method != board.latencies.full_precision:
+        reference = board.title(board.latencies.full_precision)
+        yield f"{score(speed.ratio, 2)} times as fast as {reference}, one sentence by itself."
     engine = f"the packed engine, {found['kernels']} kernels" if found["engine"] == "packed" else "torch"
     reason = f" ({found['reason']})" if found["reason"] else ""
     yield f"Measured through {engine}{reason}, on {Setting.of(found).title}: {found['device']['platform']}."
