@@ -30,7 +30,7 @@ RUN_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/r
 RUN_SOURCES += ("methods/tasks/kinds", "methods/tasks/data.py", "methods/tasks/losses.py", "methods/tasks/text.py")
 SCORING_SOURCES = ("methods/scoring",)
 # The engine reads model files by code that runs are made of too: where that changes, runs and latencies are made again.
-LATENCY_SOURCES = ("methods/engine", "methods/use/latency.py")
+LATENCY_SOURCES = ("methods/engine", "methods/use/latency.py", "methods/use/model.py")
 DATA_SOURCES = (
     "methods/tasks/kinds",
     "methods/tasks/encode.py",

@@ -3,16 +3,20 @@
 The packed engine runs the model, or torch where the engine cannot; either way rows have their real lengths and no padding.
 """
 
+import contextlib
 import itertools
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 
+from methods import engine
 from methods.common import files, provenance
 from methods.common.errors import UserError
 from methods.scoring.rescore import read_run
 from methods.tasks import data
+from methods.use.model import outputs_of
 
 FORMAT = 1
 NAME = "latency.json"
@@ -24,7 +28,7 @@ def measure(folder: Path, data_path: Path, protocol: str = "last", threads: int 
     """Return the content of latency.json for a run's model; `seconds` bounds the timing of each batch size."""
     run, task = read_run(folder), data.load(data_path)
     if run["status"] != "ok":
-        return _not_run(f"{run['status']}: {run['reason']}")
+        return {"format": FORMAT, "engine": None, "reason": f"{run['status']}: {run['reason']}"}
     if run["ran_on"]["data"]["fingerprint"] != task.meta["data"]["fingerprint"]:
         raise UserError(f"{folder} was not scored on the rows of {data_path}: name the data file of this run.")
     path = folder / f"{protocol}.safetensors"
@@ -33,13 +37,11 @@ def measure(folder: Path, data_path: Path, protocol: str = "last", threads: int 
         raise UserError(f"{path} is not the file that run.json recorded: delete run.json and make the run again.")
     before = provenance.resident_bytes()
     session, reason = _open(path, threads)  # it is built where it has not been, and the file comes into memory
-    if session is None:
-        return _not_run(reason)
     session.close()
     started = time.perf_counter()
     session, reason = _open(path, threads)
     load_seconds = time.perf_counter() - started
-    with session:
+    with contextlib.closing(session):
         split = next(iter(task.dev.values()))
         batches = {str(size): _timed(session, split, size, seconds) for size in BATCHES}
         memory = provenance.resident_bytes() - before
@@ -67,31 +69,25 @@ def measure(folder: Path, data_path: Path, protocol: str = "last", threads: int 
 def line(found: dict, title: str) -> str:
     """Return what was measured, for the terminal."""
     if found["engine"] is None:
-        return f"{title}: no engine can run it ({found['reason']})"
+        return f"{title}: there is no model to measure ({found['reason']})"
     one, many = (found["batches"][str(size)] for size in BATCHES)
-    engine = f"{found['engine']} engine, {found['kernels']} kernels" if found["engine"] == "packed" else "torch"
+    through = f"packed engine, {found['kernels']} kernels" if found["engine"] == "packed" else "torch"
     return (
         f"{title}: {one['median_ms']:.3g} ms a row, {many['sentences_per_second']:,.0f} rows a second in batches of 32 "
-        f"({engine}, {found['threads']} threads); scores differ by {found['difference']:.3f} points"
+        f"({through}, {found['threads']} threads); scores differ by {found['difference']:.3f} points"
     )
 
 
-def _not_run(reason: str) -> dict:
-    return {"format": FORMAT, "engine": None, "reason": reason}
-
-
 def _open(path: Path, threads: int | None):
-    """Return a session and None; torch's and the reason, where the packed engine cannot run it; None where neither can."""
-    from methods.engine import NoCompiler, Unsupported, open_session
+    """Return a session of the packed engine and None, or of torch and the reason where the engine cannot run the model."""
+    try:
+        return engine.open_session(path, threads), None
+    except (engine.NoCompiler, engine.Unsupported) as error:
+        reason = str(error).removeprefix(f"{path}: ")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the times of a GPU are not those of this machine's processor
+    from methods.engine.fallback import Fallback
 
-    try:
-        return open_session(path, threads), None
-    except (NoCompiler, Unsupported) as error:
-        reason = str(error)
-    try:
-        return open_session(path, threads, kernels="torch"), reason
-    except Unsupported:
-        return None, reason
+    return Fallback(path, threads), reason
 
 
 def _timed(session, split: data.Split, size: int, seconds: float) -> dict:
@@ -136,15 +132,7 @@ def _milliseconds(session, calls: list[tuple], seconds: float, least: int) -> li
 
 def _scores(session, task: data.TaskData, path: Path) -> dict[str, float]:
     """Return the task's metrics on the whole dev set, in the batches of scoring: dynamic ranges are those of a batch."""
-    outputs = {name: _outputs(session, split) for name, split in task.dev.items()}
+    outputs = {name: outputs_of(session, split) for name, split in task.dev.items()}
     if not all(np.isfinite(values).all() for of_split in outputs.values() for values in of_split):
         raise UserError(f"{path} returns numbers that are not finite through the engine ({session.kernels}): report this.")
     return task.score(task.predictions(outputs))
-
-
-def _outputs(session, split: data.Split) -> list[np.ndarray]:
-    outputs: list = [None] * len(split)
-    for rows in data.in_order(split, data.SCORING_BATCH):
-        for row, values in zip(rows, session(*_packed(split, rows)), strict=True):
-            outputs[row] = values
-    return outputs
