@@ -6,8 +6,8 @@ cell that has it is named.
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from statistics import fmean, harmonic_mean
 
 from report.wording import plural
@@ -37,9 +37,22 @@ class Setting:
     def title(self) -> str:
         return f"{self.cpu}, {plural(self.threads, 'thread')}"
 
-    def measures_like(self, other: "Setting") -> bool:
-        same = (self.cpu, self.flags, self.cores, self.threads) == (other.cpu, other.flags, other.cores, other.threads)
-        return same and (None in (self.kernels, other.kernels) or self.kernels == other.kernels)
+    @property
+    def without_kernels(self) -> "Setting":
+        return replace(self, kernels=None)
+
+    def is_like(self, usual: "Setting") -> bool:
+        return self.without_kernels == usual.without_kernels and self.kernels in (None, usual.kernels)
+
+
+def _usual(settings: Collection[Setting]) -> Setting | None:
+    """Return the machine of most times, with the kernels of most of its packed ones; the first of equals."""
+    machines = Counter(setting.without_kernels for setting in settings)
+    if not machines:
+        return None
+    machine, _ = machines.most_common(1)[0]
+    kernels = Counter(one.kernels for one in settings if one.kernels and one.without_kernels == machine)
+    return replace(machine, kernels=max(kernels, key=kernels.get, default=None))
 
 
 @dataclass(frozen=True)
@@ -66,12 +79,8 @@ class Latencies:
         }
         measured = {place: latency for place, latency in self._of_cells.items() if latency["engine"]}
         settings = {place: Setting.of(latency) for place, latency in measured.items()}
-        self.setting = max(
-            dict.fromkeys(settings.values()),
-            key=lambda setting: (sum(map(setting.measures_like, settings.values())), setting.kernels is not None),
-            default=None,
-        )
-        self.comparable = {place: measured[place] for place, one in settings.items() if one.measures_like(self.setting)}
+        self.setting = _usual(settings.values())
+        self.comparable = {place: measured[place] for place, one in settings.items() if one.is_like(self.setting)}
         self.elsewhere = {place: one for place, one in settings.items() if place not in self.comparable}
 
     def reason(self, method: str, task: str) -> str:

@@ -109,7 +109,7 @@ class Row:
     bits: str
     budget: str
     size: dict | None
-    speed: Speed | str  # over all of the table's tasks, or why there is none
+    speed: Speed | str  # over the tasks of the average, or why there is none
     entries: list[Entry]
     average: Average
     average_best: bool = False
@@ -321,7 +321,7 @@ def _row(evidence: Evidence, method: str, protocol: str, averaged: list[str], en
         bits=bits(board.bits(method)),
         budget=budget(board, method),
         size=max(sizes, key=lambda size: size["file"]["bytes"]) if sizes else None,
-        speed=board.latencies.speed(method, tasks),
+        speed=board.latencies.speed(method, averaged or tasks),
         entries=entries,
         average=evidence.average(method, averaged, protocol),
         diverged=diverged(runs - lost, lost),
