@@ -61,7 +61,7 @@ class Board:
         self.partial = [cell for cell in cells if cell["ran_on"]["dataset"]["partial"]]
         self.suites = list(_suites(self.tasks, self._about_task))
         self.families = {family.name: family for family in _families(cells)}
-        self.latencies = Latencies(cells, self._full_precision())
+        self.latencies = Latencies(cells, self._full_precision(), self._odd)
 
     # Cells
 

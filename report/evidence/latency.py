@@ -68,10 +68,10 @@ class Speed:
 
 
 class Latencies:
-    """The latencies of all cells, by method and task."""
+    """The latencies of all cells, by method and task. Those in `odd` are of other models, and enter no ratio."""
 
-    def __init__(self, cells: list[dict], full_precision: str | None):
-        self.full_precision = full_precision
+    def __init__(self, cells: list[dict], full_precision: str | None, odd: set[tuple[str, str]]):
+        self.full_precision, self.odd = full_precision, odd
         self._of_cells = {
             (cell["request"]["method"], cell["request"]["task"]): latency
             for cell in cells
@@ -85,9 +85,8 @@ class Latencies:
 
     def reason(self, method: str, task: str) -> str:
         """Return why there is no time that can be compared."""
-        if other := self.elsewhere.get((method, task)):
-            kernels = f", {other.kernels} kernels" if other.title == self.setting.title and other.kernels else ""
-            return f"measured on another device: {other.title}{kernels}"
+        if (method, task) in self.elsewhere:
+            return f"measured on another device: {self._elsewhere((method, task))}"
         latency = self._of_cells.get((method, task))
         return latency["reason"] if latency else NOT_MEASURED
 
@@ -97,16 +96,19 @@ class Latencies:
         if None in found or not found:
             reasons = {self.reason(method, task) for task, one in zip(tasks, found, strict=True) if one is None}
             return reasons.pop() if len(reasons) == 1 and not any(found) else "not all tasks"
-        full = self.speed(self.full_precision, tasks) if method != self.full_precision and self.full_precision else None
         alone, batched = ([one["batches"][size] for one in found] for size in ("1", "32"))
         milliseconds = fmean(calls["median_ms"] for calls in alone)
+        full = [self.comparable.get((self.full_precision, task)) for task in tasks]
+        alike = None not in full and not any(
+            (one, task) in self.odd for one in (method, self.full_precision) for task in tasks
+        )
         return Speed(
             milliseconds=milliseconds,
             p95=fmean(calls["p95_ms"] for calls in alone),
             per_second=harmonic_mean([calls["sentences_per_second"] for calls in batched]),
             memory=max(one["memory_bytes"] for one in found),
             engines=frozenset(one["engine"] for one in found),
-            ratio=full.milliseconds / milliseconds if isinstance(full, Speed) else None,
+            ratio=fmean(one["batches"]["1"]["median_ms"] for one in full) / milliseconds if alike else None,
         )
 
     def notes(self, title: Callable[[str], str]) -> list[str]:
@@ -118,19 +120,24 @@ class Latencies:
             return []
         by_torch = {method: None for (method, _), latency in self.comparable.items() if latency["engine"] == "torch"}
         packed = [latency for latency in self.comparable.values() if latency["engine"] == "packed"]
+        engine = f", packed engine ({self.setting.kernels} kernels)" if packed else ", torch"
         notes = [
-            f"Times are of {self.setting.title}"
-            + (f", through the packed engine with {self.setting.kernels} kernels" if packed else "")
-            + ": dev rows by their real lengths, the median of each row by itself, and rows a second in batches of 32."
+            f"Times: {self.setting.title}{engine}; dev rows by their real lengths, ms of a sentence by itself (median), "
+            "sentences/s in batches of 32."
         ]
-        if by_torch:
-            notes.append(f"Measured through torch instead: {', '.join(map(title, by_torch))}.")
-        others = Counter(setting.title for setting in self.elsewhere.values())
+        if by_torch and packed:
+            notes.append(f"Timed through torch: {', '.join(map(title, by_torch))}.")
+        others = Counter(map(self._elsewhere, self.elsewhere))
         if others:
-            text = ", ".join(f"{plural(number, 'cell')} of {device}" for device, number in others.items())
-            notes.append(f"Not compared, because measured elsewhere or with other kernels: {text}.")
+            text = ", ".join(f"{plural(number, 'cell')} ({device})" for device, number in others.items())
+            notes.append(f"Times of another device are not compared: {text}.")
         if packed:
             most = max(latency["difference"] for latency in packed)
             differ = f"differ by at most {math.ceil(100 * most) / 100:.2f} points" if most else "are the same"
             notes.append(f"Scores are torch's, in fp32; through the packed engine they {differ}.")
         return notes
+
+    def _elsewhere(self, place: tuple[str, str]) -> str:
+        """Return on what a cell was measured that is not compared."""
+        other = self.elsewhere[place]
+        return other.title + (f", {other.kernels} kernels" if other.title == self.setting.title and other.kernels else "")

@@ -1,37 +1,38 @@
-"""What was measured of one cell's predictions, in sentences."""
+"""What was measured of one cell's predictions, as names and values."""
 
 from collections.abc import Iterator
 
 from report.evidence.board import Board
-from report.evidence.latency import NOT_MEASURED, Setting, Speed
+from report.evidence.latency import NOT_MEASURED, Setting
 from report.wording import count, mebibytes, milliseconds, plural, score
 
 
-def sentences(board: Board, cell: dict) -> Iterator[str]:
-    """Yield in sentences what was measured of predictions, and through which engine; or why nothing was."""
+def facts(board: Board, cell: dict) -> Iterator[tuple[str, str]]:
+    """Yield the times of predictions, the engine and the machine behind them, and its scores; or why there are none."""
     found, method, task = cell["measured"]["latency"], cell["request"]["method"], cell["request"]["task"]
     if found == NOT_MEASURED or found["engine"] is None:
-        why = "" if found == NOT_MEASURED else f" ({found['reason']})"
-        yield f"Time of a sentence: {NOT_MEASURED}{why}."
+        yield "Time of a sentence", NOT_MEASURED if found == NOT_MEASURED else f"{NOT_MEASURED}: {found['reason']}"
         return
-    alone, batched = found["batches"]["1"], found["batches"]["32"]
-    yield (
-        f"One sentence: {milliseconds(alone['median_ms'])} (95 % within {milliseconds(alone['p95_ms'])}), the median of "
-        f"{count(alone['rows'])} of {plural(found['rows'], 'dev row')}. Batches of 32: {milliseconds(batched['median_ms'])} "
-        f"(95 % within {milliseconds(batched['p95_ms'])}), "
-        f"{count(round(batched['sentences_per_second']))} sentences a second."
-    )
     speed = board.latencies.speed(method, [task])
-    if isinstance(speed, Speed) and speed.ratio is not None and method != board.latencies.full_precision:
-        reference = board.title(board.latencies.full_precision)
-        yield f"{score(speed.ratio, 2)} times as fast as {reference}, one sentence by itself."
-    engine = f"the packed engine, {found['kernels']} kernels" if found["engine"] == "packed" else "torch"
-    reason = f" ({found['reason']})" if found["reason"] else ""
-    yield f"Measured through {engine}{reason}, on {Setting.of(found).title}: {found['device']['platform']}."
+    yield "One sentence", f"{_times(found['batches']['1'])}, over {_rows(found, '1')}"
+    batched = found["batches"]["32"]
+    per_second = f"{count(round(batched['sentences_per_second']))} sentences a second"
+    yield "Batches of 32", f"{_times(batched)}, {per_second}, over {_rows(found, '32')}"
     if isinstance(speed, str):
-        yield f"On no axis and in no ratio: {speed}."
-    yield (
-        f"Opened in {found['load_seconds']:.2g} s; resident memory rises by {mebibytes(found['memory_bytes'])}. "
-        "Scores above are torch's; through this engine they "
-        + (f"differ by at most {found['difference']:.2g} points." if found["difference"] else "are the same.")
-    )
+        yield "Compared", f"no, {speed}"
+    elif speed.ratio is not None and method != board.latencies.full_precision:
+        yield "Speed-up", f"{score(speed.ratio, 2)}× over {board.title(board.latencies.full_precision)}, one sentence"
+    reason = f": {found['reason']}" if found["reason"] else ""
+    yield "Engine", f"packed, {found['kernels']} kernels" if found["engine"] == "packed" else f"torch{reason}"
+    yield "Timed on", f"{Setting.of(found).title}; {found['device']['platform']}"
+    yield "Start", f"opens in {found['load_seconds']:.2g} s; resident memory rises by {mebibytes(found['memory_bytes'])}"
+    differ = f"{found['difference']:.2g} points at most" if found["difference"] else "none"
+    yield "Scores", f"through torch, in fp32; difference through this engine: {differ}"
+
+
+def _times(calls: dict) -> str:
+    return f"{milliseconds(calls['median_ms'])} (95 % within {milliseconds(calls['p95_ms'])})"
+
+
+def _rows(found: dict, size: str) -> str:
+    return f"{count(found['batches'][size]['rows'])} of {plural(found['rows'], 'dev row')}"

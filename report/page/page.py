@@ -289,7 +289,7 @@ def _cell(evidence: Evidence, names: Names, cell: dict, entries: dict[tuple, Ent
         "statements": list(_statements(evidence, cell, entries)),
         "charts": curves(cell),
         "partial": partial_note(cell),
-        "speed": list(latency.sentences(evidence.board, cell)),
+        "speed": list(latency.facts(evidence.board, cell)),
         "resumed": f"resumed {plural(resumed, 'time')}" if resumed else None,
         "provenance": list(_provenance(cell)),
     }

@@ -353,10 +353,7 @@ def _notes(board: Board, tasks: list[str], entries: list[Entry], rows: list[Row]
         over = f"mean ± standard deviation over n = {usual_n} seeds" if usual_n > 1 else "n = 1 seed, so no deviation"
         notes.append(over + unless)
     if any(isinstance(row.speed, Speed) for row in rows):
-        notes += [
-            "ms and speed-up: one sentence by itself; sentences/s: batches of 32",
-            *(note.removesuffix(".") for note in board.latencies.notes(board.title)),
-        ]
+        notes += [note[0].lower() + note[1:].removesuffix(".") for note in board.latencies.notes(board.title)]
     if board.generated:
         notes.append("generated data: do not compare these numbers with any paper")
     notes += [f"not compared: {text}" for text in odd_written(board, tasks)]

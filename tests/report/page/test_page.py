@@ -83,7 +83,7 @@ def test_the_reader_is_told_of_gaps_and_sources(page):
         "snakemake results/lsq_4bit_rte.json --config preset=paper",
         "our choice; the paper does not say",
         "2e-05; 3e-05 for SQuAD v1.1, SQuAD v2.0",
-        "Times are of An invented processor, 4 threads, through the packed engine with avx512_vnni kernels",
+        "Times: An invented processor, 4 threads, packed engine (avx512_vnni kernels)",
         "not measured",
         "paired over examples and seeds",
     ):
