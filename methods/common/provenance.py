@@ -2,9 +2,7 @@
 
 import os
 import platform
-import resource
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -96,10 +94,10 @@ def machine() -> dict:
     }
 
 
-def resident_bytes() -> int:
-    """Return the memory that this process holds now; where only its peak is known (not on Linux), the peak."""
+def resident_bytes() -> int | None:
+    """Return the bytes of this process that lie in memory; None where the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * resource.getpagesize()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    except (OSError, ValueError, IndexError):
+        return None  # not Linux
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -44,7 +44,7 @@ def measure(folder: Path, data_path: Path, protocol: str = "last", threads: int 
     with contextlib.closing(session):
         split = next(iter(task.dev.values()))
         batches = {str(size): _timed(session, split, size, seconds) for size in BATCHES}
-        memory = provenance.resident_bytes() - before
+        after = provenance.resident_bytes()
         scores = _scores(session, task, path)
         recorded = run["scores"][protocol]["metrics"]
         return {
@@ -58,7 +58,7 @@ def measure(folder: Path, data_path: Path, protocol: str = "last", threads: int 
             "rows": len(split),
             "batches": batches,
             "load_seconds": load_seconds,
-            "memory_bytes": max(memory, 0),
+            "memory_bytes": None if None in (before, after) else max(after - before, 0),
             "file_bytes": path.stat().st_size,
             "scores": scores,
             "difference": max(abs(scores[name] - value) for name, value in recorded.items()),

@@ -62,7 +62,7 @@ class Speed:
     milliseconds: float  # of a row by itself: the median, mean over the tasks
     p95: float
     per_second: float  # rows, in batches of 32
-    memory: int
+    memory: int | None
     engines: frozenset[str]
     ratio: float | None = None  # how often it is as fast as full precision, a row by itself
 
@@ -106,7 +106,7 @@ class Latencies:
             milliseconds=milliseconds,
             p95=fmean(calls["p95_ms"] for calls in alone),
             per_second=harmonic_mean([calls["sentences_per_second"] for calls in batched]),
-            memory=max(one["memory_bytes"] for one in found),
+            memory=max(one["memory_bytes"] or 0 for one in found) or None,
             engines=frozenset(one["engine"] for one in found),
             ratio=fmean(one["batches"]["1"]["median_ms"] for one in full) / milliseconds if alike else None,
         )

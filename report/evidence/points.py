@@ -58,7 +58,9 @@ def cost(board: Board, method: str, tasks: list[str], axis: str) -> float | str:
     speed = board.latencies.speed(method, [task for task in tasks if board.cell(method, task)])
     if isinstance(speed, str):
         return speed
-    return speed.milliseconds if axis == "latency" else speed.memory / 2**20 or "too little to be measured"
+    if axis == "latency":
+        return speed.milliseconds
+    return speed.memory / 2**20 if speed.memory else "not measured"
 
 
 def axes(board: Board) -> list[Axis]:

@@ -25,7 +25,7 @@ def facts(board: Board, cell: dict) -> Iterator[tuple[str, str]]:
     reason = f": {found['reason']}" if found["reason"] else ""
     yield "Engine", f"packed, {found['kernels']} kernels" if found["engine"] == "packed" else f"torch{reason}"
     yield "Timed on", f"{Setting.of(found).title}; {found['device']['platform']}"
-    yield "Start", f"opens in {found['load_seconds']:.2g} s; resident memory rises by {mebibytes(found['memory_bytes'])}"
+    yield "Start", f"opens in {found['load_seconds']:.2g} s; rise of resident memory: {mebibytes(found['memory_bytes'])}"
     differ = f"{found['difference']:.2g} points at most" if found["difference"] else "none"
     yield "Scores", f"through torch, in fp32; difference through this engine: {differ}"
 
