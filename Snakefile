@@ -17,9 +17,15 @@ include: "workflow/rules/runs.smk"
 include: "workflow/rules/cells.smk"
 
 
+if LATENCY:
+
+    include: "workflow/rules/latency.smk"
+
+
 rule all:
     default_target: True
     input:
         f"{PAGE}/index.html",
         # Named, because Snakemake makes no missing run again as long as the cell made from it is there.
         [f"{work(*run)}/run.json" for run in RUNS],
+        LATENCIES,

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import gc
 import json
+import math
 import os
 import signal
 import sys
@@ -72,6 +73,11 @@ PREDICT = (
     "--batch 1 answers each line alone."
 )
 
+LATENCY = (
+    "Time the model of a finished run on its task's dev rows, alone and in batches of 32, by their real lengths; then score "
+    "the whole dev set through the same engine and compare with the scores of the run. Let nothing else run meanwhile."
+)
+
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
@@ -93,6 +99,13 @@ def _threads(text: str) -> int:
 
 def _length(text: str) -> int | str:
     return text if text in ("mrpc", "mrpc-sorted") else _positive(text)
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
 
 
 def canonical(request: dict) -> dict:
@@ -182,6 +195,14 @@ def _parser() -> argparse.ArgumentParser:
     text = "packed: the engine for packed weights; torch: the slower code that scored the model (default: %(default)s)"
     sub.add_argument("--engine", choices=["packed", "torch"], default="packed", help=text)
     sub.add_argument("--threads", type=_positive, help="computing threads (default: all cores)")
+    sub = command(latency, "latency", "measure the time of a run's model on the dev rows of its task", LATENCY)
+    sub.add_argument("folder", type=Path, help="folder of the run")
+    sub.add_argument("--data", type=Path, required=True, help="the task's data file")
+    sub.add_argument("--out", type=Path, help="file to write (default: latency.json in the run's folder)")
+    sub.add_argument("--protocol", choices=["last", "best"], default="last", help="which model (default: %(default)s)")
+    sub.add_argument("--threads", type=_positive, help="computing threads (default: all cores)")
+    text = "seconds for each batch size; what does not fit is left out (default: %(default)s)"
+    sub.add_argument("--seconds", type=_seconds, default=2.0, help=text)
     _add_bench(commands.add_parser("bench", help=BENCH, description=BENCH).add_subparsers(required=True, metavar="what"))
     return parser
 
@@ -349,6 +370,15 @@ def predict(arguments) -> None:
             return
         for line in prediction.answered(model, sys.stdin.buffer, arguments.batch):
             print(line, flush=True)
+
+
+def latency(arguments) -> None:
+    from methods.common import files
+    from methods.use import latency as measuring
+
+    found = measuring.measure(arguments.folder, arguments.data, arguments.protocol, arguments.threads, arguments.seconds)
+    files.write_json(arguments.out or arguments.folder / measuring.NAME, found)
+    print(measuring.line(found, str(arguments.folder)))
 
 
 def bench_train(arguments) -> None:

@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     cell.add_argument("--about", type=_json_object, required=True, metavar="JSON", help="titles, family and suite")
     cell.add_argument("--overrides", type=_json_object, default={}, metavar="JSON", help="configuration set over the preset")
     cell.add_argument("--primary", choices=("last", "best"), default="last", help="primary protocol (default: last)")
+    cell.add_argument("--no-latency", action="store_true", help="leave out the latency.json beside the runs")
     cell.set_defaults(make=_make_cell)
 
     page = commands.add_parser("page", help="make a page from cells, in the order in which they are named")
@@ -72,7 +73,8 @@ def _make_cell(options: argparse.Namespace) -> None:
     from methods.common.files import write_json  # each command imports what it needs: numpy, jinja2, matplotlib
     from report.evidence.cells import make_cell
 
-    write_json(options.out, make_cell(options.run, options.primary, options.about, options.overrides))
+    cell = make_cell(options.run, options.primary, options.about, options.overrides, latency=not options.no_latency)
+    write_json(options.out, cell)
 
 
 def _make_page(options: argparse.Namespace) -> None:

@@ -79,11 +79,8 @@ def mib(size: int) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def milliseconds(latency) -> str:
-    """Return a measured time, a simulated one marked as such, or the reason why there is none."""
-    if isinstance(latency, str):
-        return latency
-    return f"{latency['milliseconds']:.3g} ms{' simulated' if latency['simulated'] else ''}"
+def milliseconds(time: float) -> str:
+    return f"{time:.3g} ms" if time < 100 else f"{time:.0f} ms"
 
 
 def count(number: int) -> str:

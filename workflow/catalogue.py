@@ -29,6 +29,8 @@ NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-
 RUN_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/run.py")
 RUN_SOURCES += ("methods/tasks/kinds", "methods/tasks/data.py", "methods/tasks/losses.py", "methods/tasks/text.py")
 SCORING_SOURCES = ("methods/scoring",)
+# The engine reads model files by code that runs are made of too: where that changes, runs and latencies are made again.
+LATENCY_SOURCES = ("methods/engine", "methods/use/latency.py", "methods/use/model.py")
 DATA_SOURCES = (
     "methods/tasks/kinds",
     "methods/tasks/encode.py",
@@ -141,6 +143,12 @@ class Catalogue:
             "scoring": digest(*SCORING_SOURCES),
             **{key: self.config[key] for key in keys},
         }
+
+    def request_latency(self) -> dict | None:
+        """Return how the time of predictions is measured; None where it is not."""
+        if not (latency := self.config["latency"]):
+            return None
+        return {**latency, "protocol": self.config["primary"], "code": digest(*LATENCY_SOURCES)}
 
     def steps(self, method: str, task: str) -> int:
         """Estimate the training steps of a run, to say how long the rest of the workflow takes and to order its runs."""

@@ -17,7 +17,7 @@ PACKAGES = (
     "scikit-learn",
     "datasets",
 )
-TOLD_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+TOLD_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 BF16_FLAGS = {"amx_bf16", "avx512_bf16", "bf16"}  # arithmetic in hardware; elsewhere bf16 is slower than fp32
 
 
@@ -74,18 +74,30 @@ def git() -> tuple[str | None, bool | None]:
     return commit, (run_git("status", "--porcelain", "--untracked-files=no") != "") if commit else None
 
 
+def device() -> dict:
+    """Return the processor and the system, without torch."""
+    name, flags = cpu()
+    return {"cpu": name, "flags": flags, "cores": os.cpu_count(), "platform": platform.platform()}
+
+
 def machine() -> dict:
+    """Return everything of the machine that a run names, its GPU included."""
     import torch
 
-    name, flags = cpu()
     commit, dirty = git()
     return {
-        "cpu": name,
-        "flags": flags,
-        "cores": os.cpu_count(),
+        **device(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "platform": platform.platform(),
         "python": platform.python_version(),
         "git_commit": commit,
         "git_dirty": dirty,
     }
+
+
+def resident_bytes() -> int | None:
+    """Return the bytes of this process that lie in memory; None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None  # not Linux
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
+from report.evidence.latency import Latencies
 from report.evidence.likeness import odd_cells
 
 COLOURS = 7  # in the palette of figures and page, and as many shapes
 NO_SUITE = "Other tasks"
+WHOLE = 1.01  # ratio of sizes below which a model counts as not compressed
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Board:
         self.partial = [cell for cell in cells if cell["ran_on"]["dataset"]["partial"]]
         self.suites = list(_suites(self.tasks, self._about_task))
         self.families = {family.name: family for family in _families(cells)}
+        self.latencies = Latencies(cells, self._full_precision(), self._odd)
 
     # Cells
 
@@ -106,6 +109,15 @@ class Board:
         """Return the measured bits, mean over the method's cells."""
         measured = [bits for cell in self.of_method(method) if (bits := cell["measured"]["bits"])]
         return {part: fmean(bits[part] for bits in measured) for part in measured[0]} if measured else None
+
+    def _full_precision(self) -> str | None:
+        """Return the first method that neither rounds nor removes anything."""
+        for method in self.methods:
+            bits = self.bits(method)
+            sizes = [cell["measured"]["size"] for cell in self.of_method(method) if cell["measured"]["size"]]
+            if bits and set(bits.values()) == {32} and all(size["counted"]["ratio"] < WHOLE for size in sizes):
+                return method
+        return None
 
     def scores(self, method: str, task: str, protocol: str) -> dict[int, float]:
         """Return the primary metric of every seed that did not diverge."""

@@ -18,12 +18,14 @@ import numpy as np
 from methods.common.errors import UserError
 from methods.common.files import read_object, sha256_file
 from report.evidence import outcomes
+from report.evidence.latency import NOT_MEASURED
 from report.evidence.schema import read_valid, validate
 from report.evidence.statistics import METRICS, replicates, summarise
 
 PROTOCOLS = ("last", "best")
 DEFAULT_PRESET = "demo"
 CURVE_POINTS = 60
+LATENCY = "latency.json"
 
 # What must be equal before a mean over seeds means anything: a name for the user, and the place in run.json.
 SHARED = {
@@ -46,12 +48,13 @@ SHARED = {
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder: its record, the facts of its machine, and Snakemake's benchmark where there is one."""
+    """One run folder: its record, the facts of its machine, and what was measured of it."""
 
     folder: Path
     record: dict
     machine: dict
     benchmark: dict | None
+    latency: dict | None = None
 
     @property
     def seed(self) -> int:
@@ -66,13 +69,13 @@ class Run:
         return self.record["ancestors"].get("teacher")
 
 
-def make_cell(folders: list[Path], primary: str, about: dict, overrides: dict | None = None) -> dict:
+def make_cell(folders: list[Path], primary: str, about: dict, overrides: dict | None = None, latency: bool = True) -> dict:
     """Read the runs in `folders` and return their cell.
 
     `about` holds what the catalogue knows of the method and the task (title, family, suite), `overrides` the configuration
-    that the user set over the preset.
+    that the user set over the preset. Without `latency`, what was measured beside the runs is left out.
     """
-    runs = sorted((read_run(folder) for folder in folders), key=lambda run: run.seed)
+    runs = sorted((read_run(folder, latency) for folder in folders), key=lambda run: run.seed)
     _check_alike(runs, primary)
     return cell_of(runs, primary, about, overrides or {}, _packed_outcomes(runs))
 
@@ -96,7 +99,7 @@ def cell_of(runs: list[Run], primary: str, about: dict, overrides: dict, packed_
             "baseline": record["baseline"],
             "size": _size(runs, primary),
             "quantization_error": _quantization_error(runs),
-            "latency": "not measured",
+            "latency": _latency(runs, primary),
             "outcomes": packed_outcomes,
         },
         "ran_on": {
@@ -137,7 +140,7 @@ def _setting(value) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, latency: bool = True) -> Run:
     """Read a run, and check that its files exist and that its predictions are those that it recorded.
 
     The model files are not hashed again: they are large, and every reader of one checks it.
@@ -157,7 +160,14 @@ def read_run(folder: Path) -> Run:
                 f"{path} is not the file that run.json recorded (its sha256 differs): delete both and run the same command "
                 "again."
             )
-    return Run(folder, record, machine, _read_benchmark(folder / "benchmark.tsv"))
+    measured = latency and (folder / LATENCY).exists()
+    return Run(
+        folder,
+        record,
+        machine,
+        _read_benchmark(folder / "benchmark.tsv"),
+        read_valid(folder / LATENCY, "cell.schema.yaml#/$defs/latency") if measured else None,
+    )
 
 
 def _read_benchmark(path: Path) -> dict | None:
@@ -265,6 +275,20 @@ def _size(runs: list[Run], primary: str) -> dict | None:
         for name in ("paper", "counted", "file")
     }
     return conventions | _only(size, "fp32_bytes", "parameters", "groups")
+
+
+def _latency(runs: list[Run], primary: str) -> dict | str:
+    """Return the latency of the first seed that has one: models of one method have one shape, and so one time."""
+    for run in runs:
+        if run.latency and run.latency["engine"]:
+            model = run.record["files"].get(f"{primary}.safetensors")
+            if run.latency["model"] != model:
+                raise UserError(
+                    f"{run.folder / LATENCY} is of another model than {primary}.safetensors of this run: delete it, or "
+                    f"measure again with `python -m methods latency {run.folder} --protocol {primary} --data FILE`."
+                )
+            return run.latency
+    return next((run.latency for run in runs if run.latency), NOT_MEASURED)
 
 
 def _quantization_error(runs: list[Run]) -> list | None:

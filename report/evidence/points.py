@@ -19,8 +19,8 @@ class Axis:
 
 AXES = {
     **{name: Axis(name, f"Model size {words}", "MiB") for name, words in CONVENTIONS.items()},
-    "latency": Axis("latency", "Time of one prediction", "ms"),
-    "memory": Axis("memory", "Peak memory of one prediction", "MiB"),
+    "latency": Axis("latency", "Time of one sentence", "ms"),
+    "memory": Axis("memory", "Memory to load and run", "MiB"),
 }
 
 
@@ -34,7 +34,6 @@ class Point:
     x: float
     y: float
     interval: tuple[float, float] | None
-    simulated: bool
     diverged: int
     comparable: bool
     on_front: bool = False
@@ -51,29 +50,32 @@ class Cloud:
     absent: list[tuple[str, str]]
 
 
-def cost(board: Board, method: str, tasks: list[str], axis: str) -> tuple[float, bool] | str:
-    """Return the method's largest cost on the tasks and whether it is simulated, or the reason why there is none."""
-    measured = [cell["measured"] for task in tasks if (cell := board.cell(method, task))]
+def cost(board: Board, method: str, tasks: list[str], axis: str) -> float | str:
+    """Return the method's cost on the tasks, or the reason why there is none."""
     if axis in CONVENTIONS:
-        sizes = [of["size"][axis]["bytes"] for of in measured if of["size"]]
-        return (max(sizes) / 2**20, False) if sizes else "none"
-    times = [of["latency"] for of in measured if isinstance(of["latency"], dict)]
-    if axis == "memory":
-        memory = [time["memory_bytes"] / 2**20 for time in times if time.get("memory_bytes")]
-        return (max(memory), any(time["simulated"] for time in times)) if memory else "not measured"
-    if times:
-        slowest = max(times, key=lambda time: time["milliseconds"])
-        return slowest["milliseconds"], slowest["simulated"]
-    return "simulated" if any(of["latency"] == "simulated" for of in measured) else "not measured"
+        measured = [cell["measured"]["size"] for task in tasks if (cell := board.cell(method, task))]
+        return max((size[axis]["bytes"] for size in measured if size), default=0) / 2**20 or "none"
+    speed = board.latencies.speed(method, [task for task in tasks if board.cell(method, task)])
+    if isinstance(speed, str):
+        return speed
+    if axis == "latency":
+        return speed.milliseconds
+    return speed.memory / 2**20 if speed.memory else "not measured"
 
 
 def axes(board: Board) -> list[Axis]:
     """Return the axes for which at least one method has a number."""
     return [
-        axis
-        for name, axis in AXES.items()
-        if any(not isinstance(cost(board, method, board.tasks, name), str) for method in board.methods)
+        axis_of(board, name)
+        for name in AXES
+        if any(not isinstance(cost(board, method, [task], name), str) for method in board.methods for task in board.tasks)
     ]
+
+
+def axis_of(board: Board, name: str) -> Axis:
+    """Return an axis; what was measured is labelled with the device, because no other device's numbers are on it."""
+    axis, setting = AXES[name], board.latencies.setting
+    return axis if name in CONVENTIONS or setting is None else replace(axis, label=f"{axis.label} on {setting.title}")
 
 
 def cloud(evidence: Evidence, tasks: list[str], axis: Axis) -> Cloud:
@@ -91,10 +93,9 @@ def cloud(evidence: Evidence, tasks: list[str], axis: Axis) -> Cloud:
                 method=method,
                 title=board.title(method),
                 family=board.family(method),
-                x=price[0],
+                x=price,
                 y=mean,
                 interval=interval,
-                simulated=price[1],
                 diverged=evidence.diverged(method, tasks)[0],
                 comparable=all(board.comparable(method, task) for task in tasks),
             )
@@ -115,10 +116,10 @@ def _quality(evidence: Evidence, method: str, tasks: list[str]) -> tuple[float, 
 
 
 def _with_front(points: list[Point]) -> list[Point]:
-    """Mark the Pareto front: no smaller method scores as high. Odd, diverged and simulated points are not ranked."""
+    """Mark the Pareto front: no cheaper method scores as high. Odd and diverged points are not ranked."""
     marked, best = [], float("-inf")
     for point in points:
-        ranked = point.comparable and not point.diverged and not point.simulated
+        ranked = point.comparable and not point.diverged
         marked.append(replace(point, on_front=ranked and point.y > best))
         best = max(best, point.y) if ranked else best
     return marked

@@ -6,18 +6,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from report.evidence.comparison import Evidence
-from report.evidence.points import AXES, Cloud, cloud
+from report.evidence.points import Cloud, axis_of, cloud
 from report.figures.style import colour, pyplot, shape, short
 
 
 def drawings(evidence: Evidence, axis: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    yield from against(evidence, axis, "size")
+
+
+def against(evidence: Evidence, axis: str, prefix: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Yield a plot for each suite's average and for each task that has points."""
     board = evidence.board
     scopes = {f"average_{suite.name}": suite.averaged for suite in board.suites if len(suite.averaged) > 1}
     scopes |= {task: [task] for task in board.tasks}
     for name, tasks in scopes.items():
-        points = cloud(evidence, tasks, AXES[axis])
+        points = cloud(evidence, tasks, axis_of(board, axis))
         if points.points:
-            yield f"size_{name}", lambda points=points: draw(points)
+            yield f"{prefix}_{name}", lambda points=points: draw(points)
 
 
 def draw(points: Cloud) -> Figure:
@@ -28,7 +33,7 @@ def draw(points: Cloud) -> Figure:
         ink = colour(point.family)
         if point.interval:
             axes.plot([point.x] * 2, point.interval, color=ink, linewidth=0.8, zorder=2)
-        face = "white" if point.simulated or point.diverged else ink
+        face = "white" if point.diverged else ink
         axes.plot(point.x, point.y, shape(point.family), color=ink, markerfacecolor=face, markersize=5, zorder=3)
     for number, point in enumerate(front, 1):
         axes.annotate(str(number), (point.x, point.y), (0, 5), textcoords="offset points", fontsize=6, ha="center")

@@ -77,7 +77,7 @@ def draw_cloud(cloud: Cloud, frame: Frame) -> dict | None:
                 "bar": f"M{x(point.x)} {y(point.interval[0])}V{y(point.interval[1])}" if point.interval else None,
                 "number": number_on_front.get(point.method),
                 "above": _place(min(float(y(point.y)) - 11, float(y((point.interval or [point.y])[-1])) - 4)),
-                "hollow": point.simulated or point.diverged,
+                "hollow": point.diverged,
             }
             for point in cloud.points
         ],

@@ -91,12 +91,9 @@ def _compute(machines: list[dict]) -> str:
 
 
 def _latency(board: Board) -> tuple[bool, str, str]:
-    kinds = {"measured": 0, "simulated": 0, "not measured": 0}
-    for cell in board.cells:
-        latency = cell["measured"]["latency"]
-        kinds[latency if isinstance(latency, str) else "simulated" if latency["simulated"] else "measured"] += 1
-    text = ", ".join(f"{word} for {plural(number, 'cell')}" for word, number in kinds.items() if number)
-    return kinds["measured"] == len(board.cells), "Time of a prediction", f"{text[0].upper()}{text[1:]}."
+    compared, cells = len(board.latencies.comparable), plural(len(board.cells), "cell")
+    text = [f"Measured for {compared} of {cells}.", *board.latencies.notes(board.title)]
+    return compared == len(board.cells), "Time of a prediction", " ".join(text)
 
 
 def environments(board: Board) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -19,6 +19,7 @@ from report.evidence.comparison import Evidence
 from report.evidence.points import Axis, axes, cloud, drops_by_bits
 from report.evidence.statistics import holm
 from report.figures import Picture
+from report.page import latency
 from report.page.charts import NARROW, WIDE, Frame, curves, draw_bits, draw_cloud, draw_heat, draw_strips
 from report.page.checklist import checklist, environments
 from report.page.headline import headline
@@ -61,6 +62,7 @@ def render(evidence: Evidence, pictures: Iterable[Picture] = ()) -> str:
         glance=_glance(evidence),
         axes=shown_axes,
         overall=_overall(evidence, shown_axes),
+        speeds=board.latencies.notes(board.title),
         tables=[{"table": table, "exports": _exports(table)} for table in suites],
         papers={"table": papers, "exports": _exports(papers)},
         tasks=[_task(evidence, names, task, shown_axes, entries) for task in board.tasks],
@@ -287,6 +289,7 @@ def _cell(evidence: Evidence, names: Names, cell: dict, entries: dict[tuple, Ent
         "statements": list(_statements(evidence, cell, entries)),
         "charts": curves(cell),
         "partial": partial_note(cell),
+        "speed": list(latency.facts(evidence.board, cell)),
         "resumed": f"resumed {plural(resumed, 'time')}" if resumed else None,
         "provenance": list(_provenance(cell)),
     }
@@ -399,22 +402,23 @@ def _data(evidence: Evidence, names: Names) -> dict:
 def _choice(evidence: Evidence, names: Names, method: str, averages: dict[str, list[str]]) -> dict:
     board = evidence.board
     sizes = [cell["measured"]["size"] for cell in board.of_method(method)]
-    latencies = [cell["measured"]["latency"] for cell in board.of_method(method)]
-    times = [latency for latency in latencies if isinstance(latency, dict)]
+
+    def time(tasks: list[str]) -> float | None:
+        speed = board.latencies.speed(method, tasks)
+        return None if isinstance(speed, str) else round(speed.milliseconds, 4)
+
     scopes = {}
     for key, tasks in averages.items():
         average = evidence.average(method, tasks)
-        scopes[key] = (average.value, average.drop)
+        scopes[key] = (average.value, average.drop, time(tasks))
     for task in board.tasks:
         if scored := evidence.score(method, task):
-            scopes[task] = (scored.mean, scored.drop)
+            scopes[task] = (scored.mean, scored.drop, time([task]))
     return {
         "title": board.title(method),
         "anchor": names.of_methods.get(method),
         "words": _words(evidence, method),
         "mib": max((size["file"]["bytes"] for size in sizes if size), default=0) / 2**20 or None,
-        "ms": max((time["milliseconds"] for time in times), default=None),
-        "simulated": any(time["simulated"] for time in times),
         "diverged": evidence.diverged(method, board.tasks)[0],
         "scopes": {key: values for key, values in scopes.items() if values[0] is not None},
     }

@@ -10,7 +10,20 @@ from dataclasses import dataclass, field, replace
 from report.evidence import statistics
 from report.evidence.board import Board, Suite
 from report.evidence.comparison import Average, Evidence
-from report.wording import CONVENTIONS, PROTOCOLS, bits, diverged, metric_title, mib, score, shown_metrics, signed, width
+from report.evidence.latency import Speed
+from report.wording import (
+    CONVENTIONS,
+    PROTOCOLS,
+    bits,
+    count,
+    diverged,
+    metric_title,
+    mib,
+    score,
+    shown_metrics,
+    signed,
+    width,
+)
 
 LEVEL = 0.05  # a difference is significant below this probability, after Holm's correction within the table
 MARKS = {
@@ -96,6 +109,7 @@ class Row:
     bits: str
     budget: str
     size: dict | None
+    speed: Speed | str  # over the tasks of the average, or why there is none
     entries: list[Entry]
     average: Average
     average_best: bool = False
@@ -115,6 +129,11 @@ class Table:
     baseline: list[tuple[str, dict]]
     notes: list[str]
     with_average: bool
+    device: str | None  # on which times were measured
+
+    @property
+    def with_speed(self) -> bool:
+        return any(isinstance(row.speed, Speed) for row in self.rows)
 
     @property
     def entries(self) -> list[Entry]:
@@ -124,10 +143,11 @@ class Table:
         sizes = [f"MiB, {name}" for name in CONVENTIONS]
         tasks = [f"{title} ({', '.join(map(metric_title, self.metrics[task]))})" for task, title in self.tasks.items()]
         ends = ["Average", "Mean drop"] if self.with_average else ["Mean drop"]
+        speeds = ["ms", "Sentences/s", "Speed-up"] if self.with_speed else []
         return Grid(
             name=f"{self.name}_{self.protocol}",
             caption=f"{self.title}, development sets, {PROTOCOLS[self.protocol]}.",
-            header=["Method", "W-E-A bits", *sizes, "Ratio", *tasks, *ends],
+            header=["Method", "W-E-A bits", *sizes, "Ratio", *speeds, *tasks, *ends],
             rows=[self._written(row) for row in self.rows],
             notes=self.notes,
         )
@@ -138,17 +158,31 @@ class Table:
         average = [] if not self.with_average else [Text(average_written(row), row.average_best)]
         drop = Text("none" if row.average.drop is None else score(row.average.drop))
         entries = [Text(entry.written(), entry.best) for entry in row.entries]
-        return [Text(row.title), Text(row.bits), *sizes, ratio, *entries, *average, drop]
+        speeds = [Text(text) for text in speed_written(row.speed)] if self.with_speed else []
+        return [Text(row.title), Text(row.bits), *sizes, ratio, *speeds, *entries, *average, drop]
 
     def records(self) -> list[dict]:
         """Return a mapping for each method, numbers as numbers, for CSV and JSON."""
         return [self._record(row) for row in self.rows]
+
+    def _speed_record(self, speed: Speed | str) -> dict:
+        found = speed if isinstance(speed, Speed) else None
+        return {
+            "ms": found and found.milliseconds,
+            "ms p95": found and found.p95,
+            "sentences per second": found and found.per_second,
+            "speed-up": found and found.ratio,
+            "engine": found and " and ".join(sorted(found.engines)),
+            "device": self.device if found else speed,
+        }
 
     def _record(self, row: Row) -> dict:
         record = {"method": row.method, "title": row.title, "bits": row.bits, "protocol": self.protocol}
         for name in CONVENTIONS:
             record[f"{name} bytes"] = row.size[name]["bytes"] if row.size else None
         record["ratio"] = row.size["file"]["ratio"] if row.size else None
+        if self.with_speed:
+            record |= self._speed_record(row.speed)
         for entry in row.entries:
             for metric in self.metrics[entry.task]:
                 summary = dict(entry.scores).get(metric, {})
@@ -165,6 +199,17 @@ class Table:
                 f"{entry.task} note": entry.status or ("partial data" if entry.partial else None),
             }
         return record | ({"average": row.average.value} if self.with_average else {}) | {"drop": row.average.drop}
+
+
+def speed_written(speed: Speed | str) -> tuple[str, str, str]:
+    """Return milliseconds of a sentence, sentences a second in batches of 32, and the factor to full precision."""
+    if isinstance(speed, str):
+        return "none", "none", "none"
+    return (
+        f"{speed.milliseconds:.3g}",
+        count(round(speed.per_second)),
+        "none" if speed.ratio is None else f"{score(speed.ratio, 2)}×",
+    )
 
 
 def deviation(summary: dict) -> str:
@@ -199,6 +244,7 @@ def table(evidence: Evidence, suite: Suite, protocol: str) -> Table:
     for row in _best_averages(rows):
         rows[rows.index(row)] = replace(row, average_best=True)
     return Table(
+        device=board.latencies.setting.title if board.latencies.setting else None,
         name=suite.name,
         title=suite.title,
         protocol=protocol,
@@ -275,6 +321,7 @@ def _row(evidence: Evidence, method: str, protocol: str, averaged: list[str], en
         bits=bits(board.bits(method)),
         budget=budget(board, method),
         size=max(sizes, key=lambda size: size["file"]["bytes"]) if sizes else None,
+        speed=board.latencies.speed(method, averaged or tasks),
         entries=entries,
         average=evidence.average(method, averaged, protocol),
         diverged=diverged(runs - lost, lost),
@@ -305,6 +352,8 @@ def _notes(board: Board, tasks: list[str], entries: list[Entry], rows: list[Row]
     if usual_n:
         over = f"mean ± standard deviation over n = {usual_n} seeds" if usual_n > 1 else "n = 1 seed, so no deviation"
         notes.append(over + unless)
+    if any(isinstance(row.speed, Speed) for row in rows):
+        notes += [note[0].lower() + note[1:].removesuffix(".") for note in board.latencies.notes(board.title)]
     if board.generated:
         notes.append("generated data: do not compare these numbers with any paper")
     notes += [f"not compared: {text}" for text in odd_written(board, tasks)]

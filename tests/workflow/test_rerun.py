@@ -26,6 +26,7 @@ for method in {METHODS}:
     products |= {{f"score {{method}}": request.pop("scoring"), f"run {{method}}": request}}
     shown = [found.about(method, "mrpc"), found.overrides("mrpc"), found.config["primary"]]
     products[f"cell {{method}}"] = [shown, c.digest(*c.CELL_SOURCES)]
+products["latency"] = found.request_latency()
 products["page"] = c.digest(*c.PAGE_SOURCES)
 print(json.dumps(products))
 """
@@ -120,6 +121,8 @@ CODE = adding("SOMETHING = 1")
         ("methods/tasks/base.py", {"base"}),
         ("methods/scoring/metrics.py", SCORES),
         ("methods/use/prediction.py", set()),
+        ("methods/use/latency.py", {"latency"}),
+        ("methods/engine/session.py", {"latency"}),
         ("methods/use/inspection.py", set()),
         ("methods/common/progress.py", CELLS | {"page"}),  # the report uses common; a cell takes a third of a second
         ("methods/__main__.py", set()),
@@ -130,6 +133,12 @@ CODE = adding("SOMETHING = 1")
 )
 def test_code_reruns_what_executes_it(name, direct, changed):
     assert changed(name, CODE) == direct
+
+
+@pytest.mark.parametrize("name", ["engine.c", "isa_avx2.c", "engine.h"])
+def test_the_engines_sources_in_c_measure_again_and_train_nothing(name, changed):
+    """C counts by its bytes: what a comment does to it is for a compiler to know."""
+    assert changed(f"methods/engine/c/{name}", lambda text: text + "/* a comment */\n") == {"latency"}
 
 
 def test_one_stanza_reruns_its_method(changed):
@@ -160,7 +169,9 @@ def test_titles_reach_cells_and_no_run(name, old, new, direct, changed):
         ({"seeds": [1, 2, 3]}, CELLS),  # their command says which seeds; runs of seed 1 stay
         ({"tasks": ["mrpc", "rte"], "methods": ["fp32"]}, set()),
         ({"threads": 2}, RUNS | CELLS),  # science: other numbers of threads round differently
-        ({"primary": "best"}, (RUNS - {"run fp32"}) | CELLS),
+        ({"primary": "best"}, (RUNS - {"run fp32"}) | CELLS | {"latency"}),
+        ({"latency": {"seconds": 3}}, CELLS | {"latency"}),
+        ({"latency": False}, CELLS | {"latency"}),
     ],
 )
 def test_configuration_reruns_what_depends_on_it(config, direct, copy, before):
@@ -334,7 +345,7 @@ def test_scoring_code_scores_again_and_trains_nothing(made):
     model, record = (run / "last.safetensors").stat(), json.loads((run / "run.json").read_text())
     path = made / "methods/scoring/metrics.py"
     path.write_text(CODE(path.read_text(encoding="utf-8")), encoding="utf-8")
-    assert jobs(run_in(made, *ALL, "-n")).keys() == {"run", "cell", "page", "all"}
+    assert jobs(run_in(made, *ALL, "-n")).keys() == {"run", "latency", "cell", "page", "all"}
     run_in(made, *ALL)
     after = json.loads((run / "run.json").read_text())
     assert (run / "last.safetensors").stat() == model

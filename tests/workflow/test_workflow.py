@@ -42,7 +42,7 @@ def test_the_papers_dag_holds_each_run_once(tmp_path):
     assert runs == set(found.runs(asked["methods"], asked["tasks"]))
     tasks = len(asked["tasks"])
     cells = len(asked["methods"]) * tasks
-    expected = {"base": 1, "data": tasks, "run": len(runs), "cell": cells, "page": 1, "all": 1}
+    expected = {"base": 1, "data": tasks, "run": len(runs), "latency": cells, "cell": cells, "page": 1, "all": 1}
     assert jobs(snakemake(tmp_path, "all", "-n", config={"preset": "paper"})) == expected
 
 
@@ -126,6 +126,8 @@ def test_one_command_makes_cell_and_page(project):
     assert run["status"] == "ok"
     assert run["ran_on"]["data"]["partial"] is True  # trained on 400 rows
     assert not (project / "results/demo/runs/fp32/sst2/1/checkpoints").exists()
+    assert cell["measured"]["latency"] == json.loads((project / "results/demo/runs/fp32/sst2/1/latency.json").read_text())
+    assert cell["measured"]["latency"]["difference"] <= 0.1
     assert "generated" in (project / "report/html/demo/index.html").read_text()
 
 
@@ -134,10 +136,13 @@ def test_one_command_makes_cell_and_page(project):
     [
         ({}, set()),
         ({"threads": 1, "tasks": ["sst2"]}, set()),
-        ({"seeds": [1, 2]}, {"run", "cell", "page", "all"}),
-        ({"methods": ["fp32", "rtn_8bit"]}, {"run", "cell", "page", "all"}),
-        ({"primary": "best"}, {"cell", "page", "all"}),  # nothing descends from another run here
-        ({"budget": {**TINY["budget"], "lr_scale": 21}}, {"run", "cell", "page", "all"}),
+        ({"seeds": [1, 2]}, {"run", "cell", "page", "all"}),  # the first seed has been measured
+        ({"seeds": [2, 1]}, {"run", "latency", "cell", "page", "all"}),
+        ({"methods": ["fp32", "rtn_8bit"]}, {"run", "latency", "cell", "page", "all"}),
+        ({"primary": "best"}, {"latency", "cell", "page", "all"}),  # nothing descends from another run here
+        ({"budget": {**TINY["budget"], "lr_scale": 21}}, {"run", "latency", "cell", "page", "all"}),
+        ({"latency": {"seconds": 3}}, {"latency", "cell", "page", "all"}),
+        ({"latency": False}, {"cell", "page", "all"}),
     ],
 )
 def test_a_change_reruns_what_depends_on_it_and_nothing_else(project, change, rerun):
@@ -158,7 +163,7 @@ def test_a_run_made_again_reruns_what_is_built_on_it_only_if_it_came_out_otherwi
     assert "Nothing to be done" in said(snakemake(project, "-n", "all"))
     try:
         run.write_bytes(before.replace(b'"steps":', b'"steps": '))
-        assert jobs(snakemake(project, "-n", "all")).keys() == {"cell", "page", "all"}
+        assert jobs(snakemake(project, "-n", "all")).keys() == {"latency", "cell", "page", "all"}
     finally:
         run.write_bytes(before)
 

@@ -18,12 +18,13 @@ rule cell:
         primary=CATALOGUE.config["primary"],
         about=lambda wildcards: catalogues.dump(CATALOGUE.about(wildcards.method, wildcards.task)),
         overrides=lambda wildcards: catalogues.dump(CATALOGUE.overrides(wildcards.task)),
+        latency="" if LATENCY else "--no-latency",
         code=catalogues.digest(*catalogues.CELL_SOURCES),
     message:
         "Cell {wildcards.method} on {wildcards.task}"
     shell:
         "python -m report cell --out {output:q} --primary {params.primary} --about {params.about:q}"
-        " --overrides {params.overrides:q} --run {params.folders:q} > {log:q} 2>&1"
+        " --overrides {params.overrides:q} {params.latency} --run {params.folders:q} > {log:q} 2>&1"
 
 
 rule page:

@@ -16,6 +16,8 @@ if terminal.executes(workflow):
 PRESET = CATALOGUE.config["preset"]
 PAGE = f"report/html/{PRESET}"
 PLAN = f"results/{PRESET}/progress.json"
+LATENCY = CATALOGUE.request_latency()
+ALL_CORES = workflow.resource_settings.cores or 1  # of this machine; a cluster's profile says how many a job gets
 
 
 pathvars:
@@ -84,15 +86,21 @@ def runs_of(method, task):
     return [f"{work(method, task, seed)}/run.json" for seed in CATALOGUE.config["seeds"]]
 
 
+def latencies_of(method, task):
+    """Return the latency.json that a cell shows: of its first seed, because the others have models of the same shape."""
+    return [f"{work(method, task, CATALOGUE.config['seeds'][0])}/latency.json"] if LATENCY else []
+
+
 def inputs_of_cell(wildcards):
-    """Return the runs of a cell; where one is missing behind a cell that a user asks for, all that it descends from.
+    """Return the runs of a cell and its latency; where a file is missing behind a cell that a user asks for, its lineage too.
 
     Snakemake makes no missing file again as long as the products made from it are there, unless its inputs are others.
     """
-    cell, runs = f"results/{wildcards.method}_{wildcards.task}.json", runs_of(wildcards.method, wildcards.task)
+    cell = f"results/{wildcards.method}_{wildcards.task}.json"
+    runs = [*runs_of(wildcards.method, wildcards.task), *latencies_of(wildcards.method, wildcards.task)]
     if cell in workflow.dag_settings.targets and os.path.exists(cell):
         lineage = [f"{work(*run)}/run.json" for run in CATALOGUE.runs([wildcards.method], [wildcards.task])]
-        if not all(map(os.path.exists, lineage)):
+        if not all(map(os.path.exists, [*runs, *lineage])):
             return [base_of(wildcards), *dict.fromkeys([*runs, *lineage])]
     return runs
 
@@ -108,6 +116,12 @@ def refuse(wildcards):
 
 
 CELLS = expand("results/{method}_{task}.json", method=CATALOGUE.config["methods"], task=CATALOGUE.config["tasks"])
+LATENCIES = [
+    path
+    for method in CATALOGUE.config["methods"]
+    for task in CATALOGUE.config["tasks"]
+    for path in latencies_of(method, task)
+]
 RUNS = CATALOGUE.runs(CATALOGUE.config["methods"], CATALOGUE.config["tasks"])
 
 # Options of the commands that say why a cell is missing.

@@ -6,12 +6,12 @@ Memory of libraries stays in a process, and what one model leaves free another t
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from methods.common.provenance import resident_bytes
 from methods.use.bench import runners
 from methods.use.bench.timing import random_rows
 
@@ -33,23 +33,14 @@ def measure(runner: type[runners.Runner], path: Path, threads: int, options: dic
 def _measured(runner: type[runners.Runner], path: Path, threads: int, options: dict, length: int, vocabulary: int) -> dict:
     runner.load_libraries()
     rows = random_rows([length], vocabulary)
-    before, started = _resident(), time.perf_counter()
+    before, started = resident_bytes(), time.perf_counter()
     opened = runner(path, threads, **options)
     load_seconds = time.perf_counter() - started
     opened.answers(rows)
-    after = _resident()
+    after = resident_bytes()
     opened.close()
     known = before is not None and after is not None
     return {"load_seconds": load_seconds, "memory_bytes": after - before if known else None, "process_bytes": after}
-
-
-def _resident() -> int | None:
-    """Return the bytes of this process that lie in memory; None where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return None  # not Linux
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 if __name__ == "__main__":

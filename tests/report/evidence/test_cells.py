@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 from snakemake.cli import parse_config
@@ -11,6 +12,7 @@ from report.__main__ import main
 from report.evidence.cells import command, make_cell, read_run, thin
 from report.evidence.comparison import compare
 from report.page.page import render
+from tests.fixtures.cells import latency
 from tests.fixtures.runs import ABOUT, MACHINE, digest, run_record, search_record, write_run
 from workflow import catalogue
 
@@ -247,3 +249,46 @@ def test_not_finite_numbers_never_reach_a_cell(number, tmp_path):
     (folder / "run.json").write_text(text.replace("61.25", number))
     with pytest.raises(UserError, match="is damaged"):
         make_cell([folder], "last", ABOUT)
+
+
+def write_latency(folder: Path, **changes) -> dict:
+    run = json.loads((folder / "run.json").read_text())
+    measured = latency("fp32", "rte", model=run["files"]["last.safetensors"]) | changes
+    (folder / "latency.json").write_text(json.dumps(measured))
+    return measured
+
+
+def test_a_cell_takes_up_the_latency_of_the_first_seed_that_has_one(tmp_path):
+    one, two = (write_run(tmp_path / str(seed), run_record(seed=seed)) for seed in (1, 2))
+    measured = write_latency(two)
+    assert make_cell([one, two], "last", ABOUT)["measured"]["latency"] == measured
+    (one / "latency.json").write_text(json.dumps({"format": 1, "engine": None, "reason": "diverged: loss became nan"}))
+    assert make_cell([one, two], "last", ABOUT)["measured"]["latency"] == measured
+    assert make_cell([one], "last", ABOUT)["measured"]["latency"]["reason"] == "diverged: loss became nan"
+    assert make_cell([one, two], "last", ABOUT, latency=False)["measured"]["latency"] == "not measured"
+
+
+def test_only_the_latency_changes_when_it_is_measured_again(tmp_path):
+    run = write_run(tmp_path / "run", run_record())
+    cells = []
+    for time in (0.1, 0.2):
+        write_latency(run, load_seconds=time)
+        cells.append(make_cell([run], "last", ABOUT))
+    assert cells[0]["measured"].pop("latency") != cells[1]["measured"].pop("latency")
+    assert cells[0] == cells[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"model": digest("another")}, "is of another model than last.safetensors of this run: delete it, or measure again"),
+        ({"format": 2}, "latency.json does not fit cell.schema.yaml"),
+        ({"threads": 0}, "latency.json does not fit cell.schema.yaml"),
+        ({"engine": "a guess"}, "latency.json does not fit cell.schema.yaml"),
+    ],
+)
+def test_a_latency_of_another_model_or_form_is_refused(change, line, tmp_path):
+    run = write_run(tmp_path / "run", run_record())
+    write_latency(run, **change)
+    with pytest.raises(UserError, match=line):
+        make_cell([run], "last", ABOUT)

@@ -1,4 +1,4 @@
-// The picker: the best method within the limits. Methods with a diverged seed come last; simulated times are marked.
+// The picker: the best method within the limits. Methods with a diverged seed come last.
 const picker = byId("picker");
 
 function pick() {
@@ -8,18 +8,18 @@ function pick() {
   const fits = DATA.methods.filter((method) => {
     const found = method.scopes[scope];
     if (!found) return false;
-    const [, lost] = found;
+    const [, lost, time] = found;
     return (limits.size === Infinity || (method.mib !== null && method.mib <= limits.size))
       && (limits.lost === Infinity || (lost !== null && lost <= limits.lost))
-      && (limits.time === Infinity || (method.ms !== null && method.ms <= limits.time));
+      && (limits.time === Infinity || (time !== null && time <= limits.time));
   });
   fits.sort((a, b) => (a.diverged > 0) - (b.diverged > 0) || b.scopes[scope][0] - a.scopes[scope][0] || a.mib - b.mib);
   const words = (method) => {
-    const [score, lost] = method.scopes[scope];
+    const [score, lost, time] = method.scopes[scope];
     const parts = [`${written(score)}`];
     if (lost !== null) parts.push(`${written(lost)} points lost`);
     if (method.mib !== null) parts.push(`${method.mib.toFixed(1)} MiB`);
-    parts.push(method.ms === null ? "time not measured" : `${method.ms.toFixed(1)} ms${method.simulated ? " (simulated)" : ""}`);
+    parts.push(time === null ? "time not measured" : `${time.toPrecision(3)} ms`);
     if (method.diverged) parts.push(`${method.diverged} diverged`);
     return parts.join(", ");
   };
