@@ -66,6 +66,11 @@ PREDICT = (
     "come from the batch (min-max) answer slightly differently in other batches; --batch 1 answers each line alone."
 )
 
+EXPORT = (
+    "Write a model file for other tools, into a new folder with its tokenizer. onnx: one graph with the weights' codes as "
+    "they are, checked in the runtime that it is for. hf: decoded weights, which AutoModel loads. See docs/export.md."
+)
+
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
@@ -157,6 +162,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("text", nargs="*", help="a sentence, and its pair where the task has pairs (SQuAD: question, passage)")
     sub.add_argument("--base", type=Path, help="the base model file that holds the model's tokenizer")
     sub.add_argument("--batch", type=_positive, default=64, help="lines of stdin answered together (default: %(default)s)")
+    sub = command(export, "export", "write a model file as an ONNX graph, or as a folder for transformers", EXPORT)
+    sub.add_argument("model", type=Path, help="a run's last.safetensors or best.safetensors")
+    sub.add_argument("--to", choices=["onnx", "hf"], required=True, help="onnx: a graph for runtimes; hf: for transformers")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    text = "runtime that the ONNX graph is for and checked in (default: %(default)s)"
+    sub.add_argument("--for", dest="runtime", choices=["onnxruntime", "openvino"], default="onnxruntime", help=text)
+    text = "fewest bits of a weight's code in the ONNX graph, where the weight has so few (default: %(default)s)"
+    sub.add_argument("--width", type=int, choices=[8, 4, 2], default=4, help=text)
+    sub.add_argument(
+        "--exact", action="store_true", help="the method's own dynamic ranges in the ONNX graph, which are slower"
+    )
+    sub.add_argument("--base", type=Path, help="the base model file that holds the model's tokenizer")
     sub = command(bench, "bench", "measure this machine: speed-ups over the way it was done in 2020, as ratios")
     sub.add_argument("what", choices=["train"], help="train: a distilled training step with ternary weights")
     sub.add_argument("--size", choices=["tiny", "minilm", "base"], default="minilm", help="(default: %(default)s)")
@@ -285,6 +302,18 @@ def predict(arguments) -> None:
         return
     for line in predictor.lines(sys.stdin.buffer, arguments.batch):
         print(line, flush=True)
+
+
+def export(arguments) -> None:
+    from methods.use import export as exporting
+
+    where = arguments.model, arguments.folder, arguments.base
+    if arguments.to == "hf":
+        lines = exporting.to_hf(*where)
+    else:
+        lines = exporting.to_onnx(*where, arguments.runtime, arguments.width, arguments.exact)
+    for line in lines:
+        print(line)
 
 
 def bench(arguments) -> None:

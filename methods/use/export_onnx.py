@@ -4,6 +4,8 @@ The graph takes padded token ids, their mask and token types, and returns the he
 are used; which of them become int8 kernels is the runtime's business.
 """
 
+import json
+
 import numpy as np
 import torch
 from onnx import ModelProto, TensorProto, helper
@@ -13,7 +15,7 @@ from methods.common.errors import UserError
 from methods.kernel.layers import Factored, Int8Linear, QuantEmbedding, QuantLinear, SplitLayer
 from methods.model import anatomy as anatomies
 from methods.model.anatomy import Layer, anatomy
-from methods.use.onnx_graph import Grid, Graph, quantized
+from methods.use.onnx_graph import Graph, Grid, is_replaced, quantized
 
 OPSETS = {8: (21, 10), 4: (21, 10), 2: (25, 13)}  # by the fewest bits of a weight's code: opset, and version of the file
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -57,7 +59,9 @@ class Encoder:
 
     def _body(self) -> str:
         graph, parts = self.graph, anatomy(self.model)
-        tables = {name: self.model.base_model.get_submodule(getattr(parts, name)) for name in ("words", "positions", "types")}
+        tables = {
+            name: self.model.base_model.get_submodule(getattr(parts, name)) for name in ("words", "positions", "types")
+        }
         hidden = graph("Add", self._lookup(tables["words"], INPUTS[0]), self._lookup(tables["types"], INPUTS[2]))
         hidden = graph("Add", hidden, self._lookup(tables["positions"], self._positions()))
         hidden = self._norm(hidden, self.model.base_model, parts.words)
@@ -216,11 +220,66 @@ class Encoder:
         return UserError(f"{self.names[layer]} is a {type(layer).__name__}, which has no form in ONNX here: use `--to hf`.")
 
 
+def notes(model: nn.Module, exact: bool) -> list[str]:
+    """Return where the graph's numbers differ from the model's by more than rounding."""
+    found, activations = [], _activations(model)
+    if any(isinstance(one, Int8Linear) for one in model.modules()):
+        found.append("Activations have 8 bits (DynamicQuantizeLinear), where torch's dynamic int8 has 7.")
+    elif not exact and any(is_replaced(one) for one in activations):
+        found.append(
+            "Ranges of activations are DynamicQuantizeLinear's: they include zero, and their zero point is rounded. The "
+            "method's do neither: --exact exports its own, which run slower."
+        )
+    if not is_static(model) and not (activations and all(one.rows for one in activations)):
+        found.append("Ranges come from the batch, padding included: run rows of one length together, or one at a time.")
+    return found
+
+
 def is_static(model: nn.Module) -> bool:
-    """Return whether no range of activations depends on the batch: then a runtime returns what torch does."""
-    kinds = {getattr(one, "kind", "") for one in model.modules() if getattr(one, "role", "") == "activations"}
-    shifted = any(getattr(one, "shifted", False) for one in model.modules())
-    return kinds <= {"threshold", "step"} and not shifted and not any(isinstance(one, Int8Linear) for one in model.modules())
+    """Return whether no range of activations depends on the batch."""
+    learned = all(one.kind in ("threshold", "step") and not getattr(one, "shifted", False) for one in _activations(model))
+    return learned and not any(isinstance(one, Int8Linear) for one in model.modules())
+
+
+def description(model: nn.Module, meta: dict) -> dict:
+    """Return what a program has to know beside the graph."""
+    facts = {name: meta[name] for name in ("method", "task", "kind", "columns", "labels", "max_length", "seed")}
+    return {**facts, "pad_token_id": model.config.pad_token_id or 0, "inputs": list(INPUTS)}
+
+
+README = """# {method} on {task}
+
+`model.onnx` takes `input_ids`, `attention_mask` and `token_type_ids`, whole numbers of shape (batch, sequence), and returns
+{outputs}. `config.json` holds the labels in order. A row runs with onnxruntime so:
+
+    import numpy, onnxruntime, tokenizers
+    tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")
+    tokenizer.enable_truncation({max_length}, strategy="longest_first")
+    row = tokenizer.encode({texts})
+    inputs = {{"input_ids": row.ids, "attention_mask": row.attention_mask, "token_type_ids": row.type_ids}}
+    session = onnxruntime.InferenceSession("model.onnx")
+    print(session.run(None, {{name: numpy.array([numbers]) for name, numbers in inputs.items()}}))
+
+{notes}
+"""
+OUTPUTS = {
+    "sequence": "`logits` of shape (batch, outputs)",
+    "token": "`logits` of shape (batch, sequence, outputs)",
+    "span": "`start_logits` and `end_logits` of shape (batch, sequence)",
+}
+
+
+def readme(model: nn.Module, meta: dict, notes: list[str]) -> str:
+    """Return the page that says how the graph is run."""
+    texts, remarks = (
+        ", ".join(json.dumps(f"A {column}.") for column in meta["columns"]),
+        "\n".join(f"- {one}" for one in notes),
+    )
+    return README.format(**meta, outputs=OUTPUTS[model.record.head], texts=texts, notes=remarks).rstrip() + "\n"
+
+
+def _activations(model: nn.Module) -> list:
+    return [module for module in model.modules() if getattr(module, "role", "") == "activations"]
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

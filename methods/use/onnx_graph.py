@@ -51,7 +51,9 @@ class Graph:
 
     def codes(self, codes: np.ndarray, name: str, least_bits: int) -> str:
         """Return int8 codes, stored in the fewest bits that hold them, and not fewer than `least_bits`."""
-        bits = next(b for b in (2, 4, 8) if b >= least_bits and -(2 ** (b - 1)) <= codes.min() and codes.max() < 2 ** (b - 1))
+        bits = next(
+            b for b in (2, 4, 8) if b >= least_bits and -(2 ** (b - 1)) <= codes.min() and codes.max() < 2 ** (b - 1)
+        )
         stored = self.constant(codes.astype(INTEGERS[bits]), name)
         return stored if bits == 8 else self("Cast", stored, to=TensorProto.INT8)
 
@@ -91,7 +93,7 @@ def quantized(graph: Graph, x: str, quantizer: quantizers.Quantizer, exact: bool
             return _stepped(graph, x, quantizer)
         case "step":
             return _shifted(graph, x, quantizer)
-        case "asymmetric" if quantizer.bits == 8 and not quantizer.rows and not exact:
+        case "asymmetric" if is_replaced(quantizer) and not exact:
             codes, step, zero = graph("DynamicQuantizeLinear", _clipped(graph, x, quantizer.clip), outputs=3)
             return Grid(codes, step, zero)
         case "symmetric":
@@ -105,6 +107,11 @@ def quantized(graph: Graph, x: str, quantizer: quantizers.Quantizer, exact: bool
             return _evenly(graph, x, quantizer.bits, False, _bounds(quantizer))
         case other:
             raise UserError(f"Activations on a grid of kind {other!r} cannot be exported: use `--to hf`.")
+
+
+def is_replaced(quantizer: quantizers.Quantizer) -> bool:
+    """Return whether DynamicQuantizeLinear stands for a quantizer, unless its exact grid is asked for."""
+    return quantizer.kind == "asymmetric" and quantizer.bits == 8 and not quantizer.rows
 
 
 def _stepped(graph: Graph, x: str, quantizer) -> Grid:
