@@ -37,9 +37,8 @@ class Difference:
 
     def __str__(self) -> str:
         answers = "the same answer in every row" if self.same_answers else "not the same answer in every row"
-        return (
-            f"relative difference median {self.median:.1e}, nine in ten {self.most:.1e}, worst {self.worst:.1e}; {answers}"
-        )
+        sizes = f"median {self.median:.1e}, nine in ten {self.most:.1e}, worst {self.worst:.1e}"
+        return f"relative difference {sizes}; {answers}"
 
     @property
     def is_rounding(self) -> bool:

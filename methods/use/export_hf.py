@@ -35,7 +35,10 @@ ZEROS = "Removed attention heads are zeros here, since transformers knows no mod
 
 def write(folder: Path, path: Path, model: nn.Module, meta: dict, tokenizer: str) -> list[str]:
     """Write the folder of a model file; return what a user has to know about it."""
+    import transformers
+
     stock = decoded(model, meta)
+    transformers.utils.logging.disable_progress_bar()
     stock.save_pretrained(folder)
     _write_tokenizer(folder, tokenizer, meta)
     notes = [FULL] if any(map(_rounds, model.modules())) else []
@@ -62,10 +65,13 @@ def decoded(model: nn.Module, meta: dict) -> nn.Module:
 
 
 def opened(folder: Path, meta: dict):
-    """Return the folder's model, as anybody loads it, as a function of a batch's inputs."""
+    """Return the model of a folder as a function of a batch's inputs."""
     import transformers
+    from safetensors.torch import load_file
 
-    model = getattr(transformers, AUTO[meta["head"]]).from_pretrained(folder).eval()
+    # Not by `from_pretrained`, which needs what `methods.model.lean` leaves out of the modelling files.
+    model = getattr(transformers, AUTO[meta["head"]]).from_config(transformers.AutoConfig.from_pretrained(folder)).eval()
+    model.load_state_dict(load_file(folder / "model.safetensors"))
 
     @torch.no_grad()
     def run(batch: dict[str, np.ndarray]) -> np.ndarray:
@@ -173,10 +179,7 @@ def _write_tokenizer(folder: Path, tokenizer: str, meta: dict) -> None:
     from transformers import PreTrainedTokenizerFast
 
     fast = Tokenizer.from_str(tokenizer)
-    spelled = {
-        name: next((one for one in forms if fast.token_to_id(one) is not None), None) for name, forms in SPECIALS.items()
-    }
-    known = {name: token for name, token in spelled.items() if token is not None}
+    known = {name: form for name, forms in SPECIALS.items() for form in forms if fast.token_to_id(form) is not None}
     PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=meta["max_length"], **known).save_pretrained(folder)
 
 

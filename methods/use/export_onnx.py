@@ -7,7 +7,6 @@ are used; which of them become int8 kernels is the runtime's business.
 import json
 
 import numpy as np
-import torch
 from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
@@ -59,12 +58,11 @@ class Encoder:
 
     def _body(self) -> str:
         graph, parts = self.graph, anatomy(self.model)
-        tables = {
-            name: self.model.base_model.get_submodule(getattr(parts, name)) for name in ("words", "positions", "types")
-        }
-        hidden = graph("Add", self._lookup(tables["words"], INPUTS[0]), self._lookup(tables["types"], INPUTS[2]))
-        hidden = graph("Add", hidden, self._lookup(tables["positions"], self._positions()))
-        hidden = self._norm(hidden, self.model.base_model, parts.words)
+        body = self.model.base_model
+        words = self._lookup(body.get_submodule(parts.words), INPUTS[0])
+        types = self._lookup(body.get_submodule(parts.types), INPUTS[2])
+        positions = self._lookup(body.get_submodule(parts.positions), self._positions())
+        hidden = self._norm(graph("Add", graph("Add", words, types), positions), body, parts.words)
         mask = graph("Unsqueeze", graph("Cast", INPUTS[1], to=TensorProto.FLOAT), [1, 2])  # (B, 1, 1, S)
         mask = graph("Mul", graph("Sub", 1.0, mask), LOWEST)
         for layer in anatomies.layers(self.model):
@@ -250,7 +248,7 @@ def description(model: nn.Module, meta: dict) -> dict:
 README = """# {method} on {task}
 
 `model.onnx` takes `input_ids`, `attention_mask` and `token_type_ids`, whole numbers of shape (batch, sequence), and returns
-{outputs}. `config.json` holds the labels in order. A row runs with onnxruntime so:
+{scores}. `config.json` holds the labels in order. A row runs with onnxruntime so:
 
     import numpy, onnxruntime, tokenizers
     tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")
@@ -262,7 +260,7 @@ README = """# {method} on {task}
 
 {notes}
 """
-OUTPUTS = {
+SCORES = {
     "sequence": "`logits` of shape (batch, outputs)",
     "token": "`logits` of shape (batch, sequence, outputs)",
     "span": "`start_logits` and `end_logits` of shape (batch, sequence)",
@@ -271,11 +269,9 @@ OUTPUTS = {
 
 def readme(model: nn.Module, meta: dict, notes: list[str]) -> str:
     """Return the page that says how the graph is run."""
-    texts, remarks = (
-        ", ".join(json.dumps(f"A {column}.") for column in meta["columns"]),
-        "\n".join(f"- {one}" for one in notes),
-    )
-    return README.format(**meta, outputs=OUTPUTS[model.record.head], texts=texts, notes=remarks).rstrip() + "\n"
+    texts = ", ".join(json.dumps(f"A {column}.") for column in meta["columns"])
+    remarks = "\n".join(f"- {one}" for one in notes)
+    return README.format(**meta, scores=SCORES[model.record.head], texts=texts, notes=remarks).rstrip() + "\n"
 
 
 def _activations(model: nn.Module) -> list:

@@ -51,9 +51,8 @@ class Graph:
 
     def codes(self, codes: np.ndarray, name: str, least_bits: int) -> str:
         """Return int8 codes, stored in the fewest bits that hold them, and not fewer than `least_bits`."""
-        bits = next(
-            b for b in (2, 4, 8) if b >= least_bits and -(2 ** (b - 1)) <= codes.min() and codes.max() < 2 ** (b - 1)
-        )
+        least, most = int(codes.min()), int(codes.max())
+        bits = next(one for one in (2, 4, 8) if one >= least_bits and -(2 ** (one - 1)) <= least and most < 2 ** (one - 1))
         stored = self.constant(codes.astype(INTEGERS[bits]), name)
         return stored if bits == 8 else self("Cast", stored, to=TensorProto.INT8)
 
