@@ -170,9 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--for", dest="runtime", choices=["onnxruntime", "openvino"], default="onnxruntime", help=text)
     text = "fewest bits of a weight's code in the ONNX graph, where the weight has so few (default: %(default)s)"
     sub.add_argument("--width", type=int, choices=[8, 4, 2], default=4, help=text)
-    sub.add_argument(
-        "--exact", action="store_true", help="the method's own dynamic ranges in the ONNX graph, which are slower"
-    )
+    text = "give the ONNX graph the method's own dynamic ranges, which are slower"
+    sub.add_argument("--exact", action="store_true", help=text)
     sub.add_argument("--base", type=Path, help="the base model file that holds the model's tokenizer")
     sub = command(bench, "bench", "measure this machine: speed-ups over the way it was done in 2020, as ratios")
     sub.add_argument("what", choices=["train"], help="train: a distilled training step with ternary weights")

@@ -19,6 +19,7 @@ from methods.common.errors import UserError
 from methods.kernel.layers import Factored, Int8Linear, SplitLayer
 from methods.kernel.quantizers import Quantizer
 from methods.model import anatomy as anatomies
+from methods.training.trainer import INPUTS
 
 PROBLEMS = {"classification": "single_label_classification", "regression": "regression"}
 PIPELINES = {"sequence": "text-classification", "span": "question-answering", "token": "token-classification"}
@@ -40,7 +41,7 @@ def write(folder: Path, path: Path, model: nn.Module, meta: dict, tokenizer: str
     stock = decoded(model, meta)
     transformers.utils.logging.disable_progress_bar()
     stock.save_pretrained(folder)
-    _write_tokenizer(folder, tokenizer, meta)
+    _write_tokenizer(folder, model, tokenizer, meta)
     notes = [FULL] if any(map(_rounds, model.modules())) else []
     notes += [ZEROS] if _width(model) < model.config.hidden_size else []
     run = _run(path)
@@ -174,13 +175,15 @@ def _fits(tensor: Tensor, place: Tensor) -> bool:
     return tensor.dim() == place.dim() and all(ours <= stock for ours, stock in zip(tensor.shape, place.shape, strict=True))
 
 
-def _write_tokenizer(folder: Path, tokenizer: str, meta: dict) -> None:
+def _write_tokenizer(folder: Path, model: nn.Module, tokenizer: str, meta: dict) -> None:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     fast = Tokenizer.from_str(tokenizer)
     known = {name: form for name, forms in SPECIALS.items() for form in forms if fast.token_to_id(form) is not None}
-    PreTrainedTokenizerFast(tokenizer_object=fast, model_max_length=meta["max_length"], **known).save_pretrained(folder)
+    inputs = [name for name in INPUTS if name != "token_type_ids" or anatomies.anatomy(model).segments]
+    options = {"model_max_length": meta["max_length"], "model_input_names": inputs, **known}
+    PreTrainedTokenizerFast(tokenizer_object=fast, **options).save_pretrained(folder)
 
 
 def _run(path: Path) -> dict | None:

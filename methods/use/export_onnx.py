@@ -14,10 +14,10 @@ from methods.common.errors import UserError
 from methods.kernel.layers import Factored, Int8Linear, QuantEmbedding, QuantLinear, SplitLayer
 from methods.model import anatomy as anatomies
 from methods.model.anatomy import Layer, anatomy
+from methods.training.trainer import INPUTS
 from methods.use.onnx_graph import Graph, Grid, is_replaced, quantized
 
 OPSETS = {8: (21, 10), 4: (21, 10), 2: (25, 13)}  # by the fewest bits of a weight's code: opset, and version of the file
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 LOWEST = float(np.finfo(np.float32).min)  # added to the scores of padding
 ACTIVATIONS = {
     "GELUActivation": ("Gelu", {}),
@@ -98,8 +98,11 @@ class Encoder:
         of = getattr(attention, "quantizers", None)
 
         def operand(part: str, order: list[int]) -> str | Grid:
-            rows = graph("Reshape", self._linear(layer[part], hidden), [0, 0, heads, width])  # (B, S, heads, width)
-            return self._quantized(graph("Transpose", rows, perm=order), getattr(of, part, None))
+            quantizer = getattr(of, part, None)
+            x = graph("Reshape", self._linear(layer[part], hidden), [0, 0, heads, width])  # (B, S, heads, width)
+            if getattr(quantizer, "rows", False):  # a row is a token's, so it is quantized before it becomes a column
+                x, quantizer = self._values(self._quantized(x, quantizer)), None
+            return self._quantized(graph("Transpose", x, perm=order), quantizer)
 
         query, key, value = operand("query", [0, 2, 1, 3]), operand("key", [0, 2, 3, 1]), operand("value", [0, 2, 1, 3])
         scores = graph("Add", graph("Mul", self._product(query, key), width**-0.5), mask)  # (B, heads, S, S)
@@ -178,7 +181,10 @@ class Encoder:
             return graph("MatMul", self._values(x), graph.constant(matrix, f"{self.names[layer]}.weight"))
         codes, step = np.ascontiguousarray(weight[0].T), weight[1].reshape(-1) if weight[1].ndim else weight[1]
         stored = self._stored(layer, codes)  # (in, out)
-        if not isinstance(x, Grid) or not x.in_integers:
+        if not isinstance(x, Grid):
+            # Not DequantizeLinear: ONNX Runtime would round the activations to 8 bits too (MatMulNBits), which the method does not.
+            return graph("MatMul", x, graph("Mul", graph("Cast", stored, to=TensorProto.FLOAT), step))
+        if not x.in_integers:
             return graph("MatMul", self._values(x), graph("DequantizeLinear", stored, step, axis=1))
         product = graph("Cast", graph("MatMulInteger", x.codes, stored, x.zero), to=TensorProto.FLOAT)
         product = graph("Mul", product, graph("Mul", x.step, step))
