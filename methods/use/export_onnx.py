@@ -182,12 +182,15 @@ class Encoder:
         codes, step = np.ascontiguousarray(weight[0].T), weight[1].reshape(-1) if weight[1].ndim else weight[1]
         stored = self._stored(layer, codes)  # (in, out)
         if not isinstance(x, Grid):
-            # Not DequantizeLinear: ONNX Runtime would round the activations to 8 bits too (MatMulNBits), which the method does not.
+            # Not DequantizeLinear, beside which ONNX Runtime would round the activations to 8 bits too (its MatMulNBits).
             return graph("MatMul", x, graph("Mul", graph("Cast", stored, to=TensorProto.FLOAT), step))
         if not x.in_integers:
             return graph("MatMul", self._values(x), graph("DequantizeLinear", stored, step, axis=1))
         product = graph("Cast", graph("MatMulInteger", x.codes, stored, x.zero), to=TensorProto.FLOAT)
-        product = graph("Mul", product, graph("Mul", x.step, step))
+        if x.by_rows:  # ONNX Runtime 1.32 takes the product of both steps for one number (MatMulIntegerToFloat)
+            product = graph("Mul", graph("Mul", product, x.step), step)
+        else:
+            product = graph("Mul", product, graph("Mul", x.step, step))
         if x.offset is None:
             return product
         sums = (codes.sum(0, dtype=np.int64) * step.astype(np.float64)).astype(np.float32)  # (out,) of the weight's rows
