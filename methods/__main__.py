@@ -78,6 +78,11 @@ LATENCY = (
     "the whole dev set through the same engine and compare with the scores of the run. Let nothing else run meanwhile."
 )
 
+EXPORT = (
+    "Write a model file for other tools, into a new folder with its tokenizer. onnx: one graph with the weights' codes as "
+    "they are, checked in the runtime that it is for. hf: decoded weights, which AutoModel loads. See docs/export.md."
+)
+
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
@@ -195,6 +200,17 @@ def _parser() -> argparse.ArgumentParser:
     text = "packed: the engine for packed weights; torch: the slower code that scored the model (default: %(default)s)"
     sub.add_argument("--engine", choices=["packed", "torch"], default="packed", help=text)
     sub.add_argument("--threads", type=_positive, help="computing threads (default: all cores)")
+    sub = command(export, "export", "write a model file as an ONNX graph, or as a folder for transformers", EXPORT)
+    sub.add_argument("model", type=Path, help="a run's last.safetensors or best.safetensors")
+    sub.add_argument("--to", choices=["onnx", "hf"], required=True, help="onnx: a graph for runtimes; hf: for transformers")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="a new folder")
+    text = "runtime that the ONNX graph is for and checked in (default: %(default)s)"
+    sub.add_argument("--for", dest="runtime", choices=["onnxruntime", "openvino"], default="onnxruntime", help=text)
+    text = "fewest bits of a weight's code in the ONNX graph, where the weight has so few (default: %(default)s)"
+    sub.add_argument("--width", type=int, choices=[8, 4, 2], default=4, help=text)
+    text = "give the ONNX graph the method's own dynamic ranges, which are slower"
+    sub.add_argument("--exact", action="store_true", help=text)
+    sub.add_argument("--base", type=Path, help="the base model file that holds the model's tokenizer")
     sub = command(latency, "latency", "measure the time of a run's model on the dev rows of its task", LATENCY)
     sub.add_argument("folder", type=Path, help="folder of the run")
     sub.add_argument("--data", type=Path, required=True, help="the task's data file")
@@ -370,6 +386,18 @@ def predict(arguments) -> None:
             return
         for line in prediction.answered(model, sys.stdin.buffer, arguments.batch):
             print(line, flush=True)
+
+
+def export(arguments) -> None:
+    from methods.use import export as exporting
+
+    where = arguments.model, arguments.folder, arguments.base
+    if arguments.to == "hf":
+        lines = exporting.to_hf(*where)
+    else:
+        lines = exporting.to_onnx(*where, arguments.runtime, arguments.width, arguments.exact)
+    for line in lines:
+        print(line)
 
 
 def latency(arguments) -> None:
