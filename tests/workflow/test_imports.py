@@ -17,6 +17,7 @@ ROOMS = {
     "scoring": ("common", "tasks.data"),
     "training": ("common", "kernel", "model", "scoring", "tasks.data"),
     "tasks": ("common", "kernel", "model", "scoring", "training", "run"),
+    "engine": ("common", "kernel", "model", "tasks", "training"),
 }
 
 
