@@ -38,6 +38,11 @@ def test_a_room_imports_only_rooms_below_it(room):
             assert not name.startswith(("report", "workflow", "snakemake")), f"{path} imports {name}"
 
 
+def test_no_training_imports_the_engine():
+    for path in (ROOT / "methods").glob("*.py"):
+        assert path.stem == "__main__" or not any(name.startswith("methods.engine") for name in imported(path)), path
+
+
 def test_no_room_names_a_paper():
     for room in (*ROOMS, "use"):
         for path in (ROOT / "methods" / room).rglob("*.py"):
