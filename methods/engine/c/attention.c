@@ -1,8 +1,9 @@
 /* Attention of one head over one row of a batch: there is no padding, so there is no mask.
  *
- * Products of operands on grids are integer products. With q = a (u - z) + b and k = c s + d, where s are signed bytes, over D
- * features: q k = a (c (sum u s - z sum s) + d sum (u - z)) + b (c sum s + D d). The sums of s are known by column, the sum of
- * (u - z) by row. Where an operand has no such grid, the products are of floats, in the values of the grids there are. */
+ * Products of operands on grids are integer products. With q = a (u - z) + b and k = c s + d, where s are signed bytes, over
+ * D features: q k = a (c (sum u s - z sum s) + d sum (u - z)) + b (c sum s + D d). The sums of s are known by column, the
+ * sum of (u - z) by row. Where an operand has no such grid, the products are of floats, in the values of the grids there
+ * are. */
 #include "forward.h"
 
 #include <math.h>
@@ -90,7 +91,8 @@ static void describe(Columns *c, int64_t column, const Grid *grid, int32_t sum, 
 }
 
 /* Keys as columns of panels. */
-static void lay_keys(const Attention *a, Scratch *s, const float *keys, int64_t stride, int64_t length, int32_t head, int32_t in_codes) {
+static void lay_keys(const Attention *a, Scratch *s, const float *keys, int64_t stride, int64_t length, int32_t head,
+                     int32_t in_codes) {
     const Kernels *kernels = a->engine->kernels;
     const int64_t depth = up_to(head, kernels->pad);
     const int32_t zero = a->grids[QUERY].zero, on_grid = a->layer->ranges[KEY].kind != RANGE_NONE;
@@ -108,13 +110,15 @@ static void lay_keys(const Attention *a, Scratch *s, const float *keys, int64_t 
             describe(&s->keys, n, &grid, sum_of_codes(s->four, head, 128), head, zero);
         } else {
             float *to = s->keys.floats + panel * head * PANEL + column;
-            for (int32_t k = 0; k < head; k++) to[k * PANEL] = on_grid ? grid.alpha * (float)(s->four[k] - grid.zero) + grid.beta : row[k];
+            for (int32_t k = 0; k < head; k++)
+                to[k * PANEL] = on_grid ? grid.alpha * (float)(s->four[k] - grid.zero) + grid.beta : row[k];
         }
     }
 }
 
 /* Values as rows of panels: four tokens are one step of a product. */
-static void lay_values(const Attention *a, Scratch *s, const float *values, int64_t stride, int64_t length, int32_t head, int32_t in_codes) {
+static void lay_values(const Attention *a, Scratch *s, const float *values, int64_t stride, int64_t length, int32_t head,
+                       int32_t in_codes) {
     const Kernels *kernels = a->engine->kernels;
     const int64_t wide = up_to(head, PANEL), depth = up_to(length, kernels->pad);
     const int32_t on_grid = a->layer->ranges[VALUE].kind != RANGE_NONE;
@@ -127,7 +131,8 @@ static void lay_values(const Attention *a, Scratch *s, const float *values, int6
                 kernels->quantize(row, head, &grid, s->four);
             }
             for (int32_t j = 0; j < head; j++)
-                s->values.floats[j / PANEL * length * PANEL + n * PANEL + j % PANEL] = on_grid ? grid.alpha * (float)(s->four[j] - grid.zero) + grid.beta : row[j];
+                s->values.floats[j / PANEL * length * PANEL + n * PANEL + j % PANEL] =
+                    on_grid ? grid.alpha * (float)(s->four[j] - grid.zero) + grid.beta : row[j];
         }
         return;
     }
@@ -137,32 +142,40 @@ static void lay_values(const Attention *a, Scratch *s, const float *values, int6
         uint8_t *rows[4];
         for (int64_t i = 0; i < 4; i++) {
             rows[i] = s->four + i * wide;
-            if (n + i < length) kernels->quantize(values + (n + i) * stride, head, &a->grids[VALUE], rows[i]);
-            else memset(rows[i], 0x80, (size_t)head); /* zero, as a signed byte */
+            if (n + i < length)
+                kernels->quantize(values + (n + i) * stride, head, &a->grids[VALUE], rows[i]);
+            else
+                memset(rows[i], 0x80, (size_t)head); /* zero, as a signed byte */
         }
         for (int32_t panel = 0; panel * PANEL < head; panel++) {
             const int32_t columns = head - panel * PANEL < PANEL ? head - panel * PANEL : PANEL;
             uint32_t *to = (uint32_t *)(s->values.panels + panel * depth * PANEL + n / 4 * 256);
-            const uint8_t *r0 = rows[0] + panel * PANEL, *r1 = rows[1] + panel * PANEL, *r2 = rows[2] + panel * PANEL, *r3 = rows[3] + panel * PANEL;
+            const uint8_t *r0 = rows[0] + panel * PANEL, *r1 = rows[1] + panel * PANEL, *r2 = rows[2] + panel * PANEL,
+                          *r3 = rows[3] + panel * PANEL;
             for (int32_t j = 0; j < columns; j++) {
                 to[j] = (r0[j] | (uint32_t)r1[j] << 8 | (uint32_t)r2[j] << 16 | (uint32_t)r3[j] << 24) ^ 0x80808080u;
                 sums[panel * PANEL + j] += (r0[j] + r1[j] + r2[j] + r3[j]) - 512;
             }
         }
     }
-    for (int32_t j = 0; j < head; j++) describe(&s->values, j, &a->grids[VALUE], sums[j], length, a->grids[PROBABILITIES].zero);
+    for (int32_t j = 0; j < head; j++)
+        describe(&s->values, j, &a->grids[VALUE], sums[j], length, a->grids[PROBABILITIES].zero);
 }
 
-static void multiply_codes(const Kernels *kernels, const uint8_t *codes, int64_t depth, int32_t rows, const Columns *c, int64_t columns, const Grid *grids, const int32_t *sums, int32_t *tile, float *out, int64_t stride) {
+static void multiply_codes(const Kernels *kernels, const uint8_t *codes, int64_t depth, int32_t rows, const Columns *c,
+                           int64_t columns, const Grid *grids, const int32_t *sums, int32_t *tile, float *out,
+                           int64_t stride) {
     for (int64_t j = 0; j < columns; j += PANEL) {
         const int32_t some = (int32_t)(columns - j < PANEL ? columns - j : PANEL);
         kernels->dot(codes, depth, rows, c->panels + j * depth, (int32_t)(depth / 4), (some + 15) / 16, tile);
         for (int32_t r = 0; r < rows; r++)
-            kernels->combine(tile + r * PANEL, some, c->a + j, c->b + j, c->e + j, c->z + j, grids[r].alpha, grids[r].beta, (float)sums[r], out + r * stride + j);
+            kernels->combine(tile + r * PANEL, some, c->a + j, c->b + j, c->e + j, c->z + j, grids[r].alpha, grids[r].beta,
+                             (float)sums[r], out + r * stride + j);
     }
 }
 
-static void multiply_floats(const Kernels *kernels, const float *x, int64_t x_stride, int64_t depth, int32_t rows, const float *panels, int64_t columns, float *tile, float *out, int64_t stride) {
+static void multiply_floats(const Kernels *kernels, const float *x, int64_t x_stride, int64_t depth, int32_t rows,
+                            const float *panels, int64_t columns, float *tile, float *out, int64_t stride) {
     for (int64_t j = 0; j < columns; j += PANEL) {
         const int64_t some = columns - j < PANEL ? columns - j : PANEL;
         kernels->dot_float(x, x_stride, rows, panels + j * depth, (int32_t)depth, (int32_t)(some + 15) / 16, tile);
@@ -171,11 +184,13 @@ static void multiply_floats(const Kernels *kernels, const float *x, int64_t x_st
 }
 
 /* The scores of up to 48 queries with all keys, before the softmax. */
-static void score(const Attention *a, Scratch *s, const float *queries, int32_t rows, int64_t length, Grid *grids, int32_t *sums, Thread *t) {
+static void score(const Attention *a, Scratch *s, const float *queries, int32_t rows, int64_t length, Grid *grids,
+                  int32_t *sums, Thread *t) {
     const Kernels *kernels = a->engine->kernels;
     const int32_t head = a->layer->width, on_grid = a->layer->ranges[QUERY].kind != RANGE_NONE;
     const int32_t in_codes = on_grid && a->layer->ranges[KEY].kind != RANGE_NONE;
-    const int64_t stride = 3 * (int64_t)a->layer->heads * head, depth = up_to(head, kernels->pad), keys = up_to(length, PANEL);
+    const int64_t stride = 3 * (int64_t)a->layer->heads * head, depth = up_to(head, kernels->pad),
+                  keys = up_to(length, PANEL);
     for (int32_t r = 0; r < rows && on_grid; r++) {
         uint8_t *codes = s->queries + r * depth;
         grids[r] = grid_of_row(a, QUERY, queries + r * stride, head);
@@ -184,9 +199,12 @@ static void score(const Attention *a, Scratch *s, const float *queries, int32_t 
         sums[r] = sum_of_codes(codes, head, grids[r].zero);
         if (!in_codes) decode(codes, head, &grids[r], s->query_floats + r * head);
     }
-    if (in_codes) multiply_codes(kernels, s->queries, depth, rows, &s->keys, length, grids, sums, t->sums[0], s->scores, keys);
-    else if (on_grid) multiply_floats(kernels, s->query_floats, head, head, rows, s->keys.floats, length, t->floats, s->scores, keys);
-    else multiply_floats(kernels, queries, stride, head, rows, s->keys.floats, length, t->floats, s->scores, keys);
+    if (in_codes)
+        multiply_codes(kernels, s->queries, depth, rows, &s->keys, length, grids, sums, t->sums[0], s->scores, keys);
+    else if (on_grid)
+        multiply_floats(kernels, s->query_floats, head, head, rows, s->keys.floats, length, t->floats, s->scores, keys);
+    else
+        multiply_floats(kernels, queries, stride, head, rows, s->keys.floats, length, t->floats, s->scores, keys);
 }
 
 /* An item is a head of a row. */
@@ -232,19 +250,23 @@ void attend(void *context, int64_t item, int32_t thread) {
             if (!probability_grid) continue;
             uint8_t *codes = s.probabilities + r * reach;
             grids[r] = a->grids[PROBABILITIES];
-            if (l->ranges[PROBABILITIES].by_rows && l->ranges[PROBABILITIES].kind > RANGE_STEP) grids[r] = grid_of(&l->ranges[PROBABILITIES], least, most);
+            if (l->ranges[PROBABILITIES].by_rows && l->ranges[PROBABILITIES].kind > RANGE_STEP)
+                grids[r] = grid_of(&l->ranges[PROBABILITIES], least, most);
             kernels->quantize(x, (int32_t)length, &grids[r], codes);
             memset(codes + length, 0, (size_t)(reach - length));
             sums[r] = sum_of_codes(codes, (int32_t)length, grids[r].zero);
             if (!codes_of_context) decode(codes, (int32_t)length, &grids[r], x);
         }
         if (a->measuring) continue;
-        if (codes_of_context) multiply_codes(kernels, s.probabilities, reach, rows, &s.values, head, grids, sums, t->sums[0], s.context, wide);
-        else multiply_floats(kernels, s.scores, keys, length, rows, s.values.floats, head, t->floats, s.context, wide);
+        if (codes_of_context)
+            multiply_codes(kernels, s.probabilities, reach, rows, &s.values, head, grids, sums, t->sums[0], s.context, wide);
+        else
+            multiply_floats(kernels, s.scores, keys, length, rows, s.values.floats, head, t->floats, s.context, wide);
         for (int32_t r = 0; r < rows; r++) {
             const float *x = s.context + r * wide;
             const int64_t to = start + first + r;
-            if (a->grid) kernels->quantize(x, head, a->grid, a->codes + to * a->codes_stride + place);
+            if (a->grid)
+                kernels->quantize(x, head, a->grid, a->codes + to * a->codes_stride + place);
             else {
                 memcpy(a->context + to * width + place, x, (size_t)head * sizeof(float));
                 kernels->extent(x, head, &t->least[0], &t->most[0]);

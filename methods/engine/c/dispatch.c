@@ -36,7 +36,8 @@ static int avxvnni(void) { return avx2() && ask(7, 0).a >= 1 && ask(7, 1).a >> 4
 static int avx512(void) {
     Answer answer = ask(7, 0);
     unsigned wanted = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
-    return avx2() && (saved() & 0xe6) == 0xe6 && (answer.b & wanted) == wanted && answer.c >> 1 & 1 && answer.c >> 11 & 1; /* VBMI, VNNI */
+    return avx2() && (saved() & 0xe6) == 0xe6 && (answer.b & wanted) == wanted && answer.c >> 1 & 1 &&
+           answer.c >> 11 & 1; /* VBMI, VNNI */
 }
 
 /* Linux gives the tiles' registers to a process that asks for them. */
@@ -62,7 +63,8 @@ static int always(void) { return 1; }
 static const struct {
     const Kernels *kernels;
     int (*usable)(void);
-} sets[] = { /* best first */
+} sets[] = {
+/* best first */
 #if defined(HAVE_AMX)
     {&kernels_amx, IF_NOT_EMULATED(amx)},
 #endif

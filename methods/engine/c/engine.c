@@ -26,7 +26,8 @@ static int32_t check_range(Opening *o, const Range *r) {
     const int32_t learned = r->kind == RANGE_STEP || r->kind == RANGE_SHIFTED;
     if (r->low < -128 || r->high > 255 || r->high - r->low > 255 || r->high < r->low || (r->low < 0 && r->high > 127))
         return fail(o, "an activation has codes beyond eight bits");
-    if (learned && !(isfinite(r->step) && r->step > 0 && isfinite(1 / r->step))) return fail(o, "an activation's step is no positive number");
+    if (learned && !(isfinite(r->step) && r->step > 0 && isfinite(1 / r->step)))
+        return fail(o, "an activation's step is no positive number");
     if (!(r->clip_low < r->clip_high)) return fail(o, "an activation's bounds are in the wrong order");
     return 1;
 }
@@ -34,7 +35,8 @@ static int32_t check_range(Opening *o, const Range *r) {
 /* A vector of the caller's, padded to whole panels with zeros. */
 static float *vector(Opening *o, const float *from, int64_t count) {
     const int64_t padded = (count + PANEL - 1) / PANEL * PANEL;
-    float *to = from ? keep_copy(o->store, from, count * (int64_t)sizeof(float), padded * (int64_t)sizeof(float)) : keep(o->store, padded * (int64_t)sizeof(float));
+    float *to = from ? keep_copy(o->store, from, count * (int64_t)sizeof(float), padded * (int64_t)sizeof(float))
+                     : keep(o->store, padded * (int64_t)sizeof(float));
     if (!to) fail(o, "there is not enough memory for the model");
     return to;
 }
@@ -47,10 +49,12 @@ static int32_t open_linear(Opening *o, const Linear *from, OpenLinear *to, int64
         if (from->inner->inner) return fail(o, "a factor has factors");
         if (!(to->inner = keep(o->store, sizeof(OpenLinear)))) return fail(o, "there is not enough memory for the model");
         if (!open_linear(o, from->inner, to->inner, from->first.columns, columns)) return 0;
-    } else if (from->first.columns != columns) return fail(o, "a matrix has another number of columns than its place");
+    } else if (from->first.columns != columns)
+        return fail(o, "a matrix has another number of columns than its place");
     if (!pack(o->store, o->pool, o->kernels, &from->first, &to->first, o->error, o->room)) return 0;
     if (from->second.rows) {
-        if (from->second.rows != rows || from->second.columns != from->first.columns || from->second.bits == 32 || from->first.bits == 32)
+        if (from->second.rows != rows || from->second.columns != from->first.columns || from->second.bits == 32 ||
+            from->first.bits == 32)
             return fail(o, "the two matrices of a split do not fit each other");
         if (!pack(o->store, o->pool, o->kernels, &from->second, &to->second, o->error, o->room)) return 0;
         to->two = 1;
@@ -80,8 +84,10 @@ static int32_t open_norm(Opening *o, const Norm *from, OpenNorm *to, int64_t hid
 
 static int32_t open_layer(Opening *o, const Layer *from, OpenLayer *to, int64_t hidden) {
     const int64_t width = (int64_t)from->heads * from->width, inside = from->up.first.rows;
-    if (from->heads < 1 || from->heads > 4096 || from->width < 1 || from->width > 4096) return fail(o, "a layer has no sound number of heads");
-    if (from->activation != ACTIVATION_GELU && from->activation != ACTIVATION_RELU) return fail(o, "a feed-forward has no known activation");
+    if (from->heads < 1 || from->heads > 4096 || from->width < 1 || from->width > 4096)
+        return fail(o, "a layer has no sound number of heads");
+    if (from->activation != ACTIVATION_GELU && from->activation != ACTIVATION_RELU)
+        return fail(o, "a feed-forward has no known activation");
     *to = (OpenLayer){.input = from->input, .heads = from->heads, .width = from->width, .activation = from->activation};
     to->ranges[QUERY] = from->of_query;
     to->ranges[KEY] = from->of_key;
@@ -95,10 +101,12 @@ static int32_t open_layer(Opening *o, const Layer *from, OpenLayer *to, int64_t 
     const Linear *three[] = {&from->query, &from->key, &from->value};
     for (int32_t i = 0; i < 3; i++) floats += (three[i]->inner ? three[i]->inner : three[i])->first.bits == 32;
     if (floats != 0 && floats != 3) return fail(o, "queries, keys and values are not all on grids, or all in floats");
-    return check_range(o, &to->input) && open_linear(o, &from->query, &to->query, width, hidden) && open_linear(o, &from->key, &to->key, width, hidden) &&
-           open_linear(o, &from->value, &to->value, width, hidden) && open_linear(o, &from->output, &to->output, hidden, width) &&
-           open_linear(o, &from->up, &to->up, inside, hidden) && open_linear(o, &from->down, &to->down, hidden, inside) &&
-           open_norm(o, &from->after_attention, &to->after_attention, hidden) && open_norm(o, &from->after_feed_forward, &to->after_feed_forward, hidden);
+    return check_range(o, &to->input) && open_linear(o, &from->query, &to->query, width, hidden) &&
+           open_linear(o, &from->key, &to->key, width, hidden) && open_linear(o, &from->value, &to->value, width, hidden) &&
+           open_linear(o, &from->output, &to->output, hidden, width) && open_linear(o, &from->up, &to->up, inside, hidden) &&
+           open_linear(o, &from->down, &to->down, hidden, inside) &&
+           open_norm(o, &from->after_attention, &to->after_attention, hidden) &&
+           open_norm(o, &from->after_feed_forward, &to->after_feed_forward, hidden);
 }
 
 /* A table of words stays as it is in its file: only the rows that are looked up are decoded. */
@@ -113,8 +121,10 @@ static int32_t open_table(Opening *o, const Matrix *from, Matrix *to, int64_t ro
 
 static int32_t open_model(Opening *o, const Model *m, Engine *e) {
     const int64_t hidden = m->hidden;
-    if (hidden < 1 || hidden > 65536 || m->layers < 0 || m->layers > 4096 || m->outputs < 1 || m->outputs > 65536) return fail(o, "the model has no sound size");
-    if (m->vocabulary < 1 || m->positions < 1 || m->types < 1 || m->positions > 1 << 20 || m->types > 1 << 20 || !m->head || (m->layers && !m->layer))
+    if (hidden < 1 || hidden > 65536 || m->layers < 0 || m->layers > 4096 || m->outputs < 1 || m->outputs > 65536)
+        return fail(o, "the model has no sound size");
+    if (m->vocabulary < 1 || m->positions < 1 || m->types < 1 || m->positions > 1 << 20 || m->types > 1 << 20 || !m->head ||
+        (m->layers && !m->layer))
         return fail(o, "the model has no sound tables");
     if (!m->position_table || !m->type_table || !(m->epsilon > 0)) return fail(o, "the model lacks a table");
     e->hidden = hidden;

@@ -1,4 +1,5 @@
-/* A run: from token ids to outputs, phase by phase. Each phase is shared by the threads, and the next one needs all of it. */
+/* A run: from token ids to outputs, phase by phase. Each phase is shared by the threads, and the next one needs all of it.
+ */
 #include "forward.h"
 
 #include <float.h>
@@ -8,9 +9,9 @@
 #include <string.h>
 
 #define ROWS_AT_ONCE 16
-#define LOOKUP_FROM 24 /* rows from which look-ups beat products of unpacked weights */
-#define ATTENTION 0    /* operands: one feeds the attention and its output, the other the feed-forward and inner factors */
-#define FORWARD 1
+#define LOOKUP_FROM  24 /* rows from which look-ups beat products of unpacked weights */
+#define ATTENTION    0  /* operands: one feeds the attention and its output, the other the feed-forward and inner factors */
+#define FORWARD      1
 
 static int64_t least64(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t share_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
@@ -141,14 +142,16 @@ static void quantize_rows(void *context, int64_t item, int32_t thread) {
         q->e->kernels->quantize(x, (int32_t)q->columns, grid, codes);
         memset(codes + q->columns, 0, (size_t)(o->codes_stride - q->columns));
         if (q->decode)
-            for (int64_t k = 0; k < q->columns; k++) ((float *)x)[k] = grid->alpha * (float)(codes[k] - grid->zero) + grid->beta;
+            for (int64_t k = 0; k < q->columns; k++)
+                ((float *)x)[k] = grid->alpha * (float)(codes[k] - grid->zero) + grid->beta;
     }
 }
 
 static int64_t padded(const Engine *e, int64_t columns) { return share_of(columns, e->kernels->pad) * e->kernels->pad; }
 
 /* Let whoever computes the operand's numbers write its codes: possible where the range is known before. NULL: not so. */
-static const Grid *ahead(Engine *e, int32_t slot, const Range *range, int64_t rows, int64_t columns, int32_t decoded, Grid *grid) {
+static const Grid *ahead(Engine *e, int32_t slot, const Range *range, int64_t rows, int64_t columns, int32_t decoded,
+                         Grid *grid) {
     Operand *o = &e->operands[slot];
     if (range->kind != RANGE_STEP || decoded) return NULL;
     *grid = grid_of(range, 0, 0);
@@ -159,19 +162,22 @@ static const Grid *ahead(Engine *e, int32_t slot, const Range *range, int64_t ro
     o->beta[0] = grid->beta;
     o->zero = grid->zero;
     if (o->codes_stride > columns)
-        for (int64_t r = 0; r < rows; r++) memset(o->codes + r * o->codes_stride + columns, 0, (size_t)(o->codes_stride - columns));
+        for (int64_t r = 0; r < rows; r++)
+            memset(o->codes + r * o->codes_stride + columns, 0, (size_t)(o->codes_stride - columns));
     return grid;
 }
 
 /* The operand of floats on a range. `measured`: their extremes are in the threads' first places already. */
-static Operand *operand_of(Engine *e, int32_t slot, float *x, int64_t stride, int64_t rows, int64_t columns, const Range *range, int32_t measured, int32_t decoded) {
+static Operand *operand_of(Engine *e, int32_t slot, float *x, int64_t stride, int64_t rows, int64_t columns,
+                           const Range *range, int32_t measured, int32_t decoded) {
     Operand *o = &e->operands[slot];
     o->floats = x;
     o->stride = stride;
     o->on_grid = 0;
     if (range->kind == RANGE_NONE) return o;
     const int64_t items = share_of(rows, ROWS_AT_ONCE);
-    Quantizing q = {.e = e, .operand = o, .x = x, .stride = stride, .rows = rows, .columns = columns, .range = range, .decode = decoded};
+    Quantizing q = {
+        .e = e, .operand = o, .x = x, .stride = stride, .rows = rows, .columns = columns, .range = range, .decode = decoded};
     if (range->by_rows && range->kind != RANGE_STEP) {
         o->per_row = 1;
         o->zero = grid_of(range, -1, 1).zero;
@@ -281,19 +287,24 @@ static void multiply_panel(void *context, int64_t item, int32_t thread) {
     const int8_t *codes[2];
     const float *floats = NULL;
     if (p->in->on_grid)
-        for (int32_t m = 0; m <= linear->two; m++) codes[m] = unpacked(p->e, m ? &linear->second : &linear->first, panel, t->panel[m]);
-    else floats = decoded(p->e, linear, panel, t);
+        for (int32_t m = 0; m <= linear->two; m++)
+            codes[m] = unpacked(p->e, m ? &linear->second : &linear->first, panel, t->panel[m]);
+    else
+        floats = decoded(p->e, linear, panel, t);
     for (; row < end; row += TILE_ROWS) {
         const int32_t some = (int32_t)least64(TILE_ROWS, end - row);
         Tile tile = tile_of(p, linear, part, panel * PANEL, PANEL, row);
         if (p->in->on_grid)
             for (int32_t m = 0; m <= linear->two; m++) {
                 const Packed *packed = m ? &linear->second : &linear->first;
-                (packed->small ? kernels->dot_small : kernels->dot)(p->in->codes + row * p->in->codes_stride, p->in->codes_stride, some, codes[m], packed->steps, groups, t->sums[m]);
+                (packed->small ? kernels->dot_small : kernels->dot)(p->in->codes + row * p->in->codes_stride,
+                                                                    p->in->codes_stride, some, codes[m], packed->steps,
+                                                                    groups, t->sums[m]);
                 tile.sums[m] = t->sums[m];
             }
         else {
-            kernels->dot_float(p->in->floats + row * p->in->stride, p->in->stride, some, floats, (int32_t)linear->first.columns, groups, t->floats);
+            kernels->dot_float(p->in->floats + row * p->in->stride, p->in->stride, some, floats,
+                               (int32_t)linear->first.columns, groups, t->floats);
             tile.floats = t->floats;
         }
         finish_tile(p, t, part, &tile, some);
@@ -313,7 +324,9 @@ static void look_up_rows(void *context, int64_t item, int32_t thread) {
         if (from == to) continue;
         for (int32_t m = 0; m <= linear->two; m++) {
             const Packed *packed = m ? &linear->second : &linear->first;
-            p->e->kernels->lookup(p->in->codes + row * p->in->codes_stride, p->in->codes_stride, some, (int32_t)packed->columns, packed->lookup, from, to, t->looked[m], (to - from) * LOOKUP_COLUMNS, t->tables);
+            p->e->kernels->lookup(p->in->codes + row * p->in->codes_stride, p->in->codes_stride, some,
+                                  (int32_t)packed->columns, packed->lookup, from, to, t->looked[m],
+                                  (to - from) * LOOKUP_COLUMNS, t->tables);
         }
         Tile tile = tile_of(p, linear, part, (int64_t)from * LOOKUP_COLUMNS, (int64_t)(to - from) * LOOKUP_COLUMNS, row);
         for (int32_t m = 0; m <= linear->two; m++) tile.sums[m] = t->looked[m];
@@ -344,7 +357,8 @@ static void run_product(Product *p) {
 }
 
 /* y = linear(x) for an operand that is ready; factors one after the other, through `inner`. */
-static void apply(Engine *e, const OpenLinear *linear, const Operand *in, int64_t rows, float *out, int64_t stride, int32_t add, int32_t activation, const Grid *grid, int32_t slot) {
+static void apply(Engine *e, const OpenLinear *linear, const Operand *in, int64_t rows, float *out, int64_t stride,
+                  int32_t add, int32_t activation, const Grid *grid, int32_t slot) {
     if (linear->inner) {
         const int64_t columns = linear->first.columns;
         forget_extremes(e);
@@ -352,7 +366,15 @@ static void apply(Engine *e, const OpenLinear *linear, const Operand *in, int64_
         in = operand_of(e, FORWARD, e->inner, columns, rows, columns, &linear->input, 1, linear->decoded);
         forget_extremes(e);
     }
-    Product p = {.e = e, .in = in, .parts = 1, .linear = {linear}, .out = {out}, .stride = stride, .rows = rows, .add = add, .activation = activation};
+    Product p = {.e = e,
+                 .in = in,
+                 .parts = 1,
+                 .linear = {linear},
+                 .out = {out},
+                 .stride = stride,
+                 .rows = rows,
+                 .add = add,
+                 .activation = activation};
     if (grid) {
         p.grid = grid;
         p.codes = e->operands[slot].codes;
@@ -401,12 +423,15 @@ static void normalise(void *context, int64_t item, int32_t thread) {
     for (int64_t r = item * ROWS_AT_ONCE; r < least64(w->tokens, (item + 1) * ROWS_AT_ONCE); r++) {
         float *x = w->x + r * hidden;
         if (w->ids) {
-            const float *type = e->type_table + w->types[r] * e->hidden, *place = e->position_table + w->places[r] * e->hidden;
+            const float *type = e->type_table + w->types[r] * e->hidden,
+                        *place = e->position_table + w->places[r] * e->hidden;
             for (int32_t k = 0; k < hidden; k++) x[k] = (x[k] + type[k]) + place[k];
         }
         if (!e->kernels->norm(x, hidden, w->norm->weight, w->norm->bias, e->epsilon)) t->poison = NAN;
-        if (w->grid) e->kernels->quantize(x, hidden, w->grid, w->operand->codes + r * w->operand->codes_stride);
-        else e->kernels->extent(x, hidden, &t->least[0], &t->most[0]);
+        if (w->grid)
+            e->kernels->quantize(x, hidden, w->grid, w->operand->codes + r * w->operand->codes_stride);
+        else
+            e->kernels->extent(x, hidden, &t->least[0], &t->most[0]);
     }
 }
 
@@ -483,21 +508,25 @@ static void run_layer(Engine *e, const OpenLayer *l, Rowwise *w, Operand *in, co
         pool_run(e->pool, attend, &a, rows * l->heads);
         a.measuring = 0;
         a.grids[PROBABILITIES] = grid_from_extremes(e, range, 0);
-    } else a.grids[PROBABILITIES] = grid_of(range, 0, 1);
+    } else
+        a.grids[PROBABILITIES] = grid_of(range, 0, 1);
     forget_extremes(e);
     a.grid = ahead(e, ATTENTION, entry(&l->output), tokens, width, entry_decoded(&l->output), &next);
     a.codes = e->operands[ATTENTION].codes;
     a.codes_stride = e->operands[ATTENTION].codes_stride;
     pool_run(e->pool, attend, &a, rows * l->heads);
     Operand *context = &e->operands[ATTENTION];
-    if (!a.grid) context = operand_of(e, ATTENTION, e->context, width, tokens, width, entry(&l->output), 1, entry_decoded(&l->output));
+    if (!a.grid)
+        context =
+            operand_of(e, ATTENTION, e->context, width, tokens, width, entry(&l->output), 1, entry_decoded(&l->output));
     apply(e, &l->output, context, tokens, w->x, e->hidden, 1, ACTIVATION_NONE, NULL, FORWARD);
 
     /* feed-forward */
     Operand *up = normalised(e, w, &l->after_attention, entry(&l->up), entry_decoded(&l->up), ATTENTION);
     const int64_t inside = l->up.first.rows;
     forget_extremes(e);
-    const Grid *grid = l->up.inner ? NULL : ahead(e, FORWARD, entry(&l->down), tokens, inside, entry_decoded(&l->down), &next);
+    const Grid *grid =
+        l->up.inner ? NULL : ahead(e, FORWARD, entry(&l->down), tokens, inside, entry_decoded(&l->down), &next);
     apply(e, &l->up, up, tokens, e->wide, inside, 0, l->activation, grid, FORWARD);
     Operand *down = &e->operands[FORWARD];
     if (!grid) down = operand_of(e, FORWARD, e->wide, inside, tokens, inside, entry(&l->down), 1, entry_decoded(&l->down));
@@ -510,12 +539,14 @@ static void run_head(Engine *e, const int64_t *ends, int64_t rows, int64_t token
     float *x = e->hidden_states;
     int64_t count = tokens;
     if (!e->by_token) {
-        for (int64_t r = 0; r < rows; r++) memcpy(e->first + r * e->hidden, x + (r ? ends[r - 1] : 0) * e->hidden, (size_t)e->hidden * sizeof(float));
+        for (int64_t r = 0; r < rows; r++)
+            memcpy(e->first + r * e->hidden, x + (r ? ends[r - 1] : 0) * e->hidden, (size_t)e->hidden * sizeof(float));
         x = e->first;
         count = rows;
     }
     if (e->pooler) {
-        Operand *in = operand_of(e, ATTENTION, x, e->hidden, count, e->hidden, entry(e->pooler), 0, entry_decoded(e->pooler));
+        Operand *in =
+            operand_of(e, ATTENTION, x, e->hidden, count, e->hidden, entry(e->pooler), 0, entry_decoded(e->pooler));
         forget_extremes(e);
         apply(e, e->pooler, in, count, e->pooled, e->hidden, 0, ACTIVATION_TANH, NULL, FORWARD);
         x = e->pooled;
@@ -552,7 +583,8 @@ static int32_t make_room(Engine *e, int64_t tokens, int64_t rows, int64_t length
     e->pooled = keep(store, (e->by_token ? t : r) * e->hidden * f);
     e->starts = keep(store, r * (int64_t)sizeof(int64_t));
     e->threads = keep(store, pool_threads(e->pool) * (int64_t)sizeof(Thread));
-    int32_t whole = e->hidden_states && e->wide && e->context && (e->inner || !most->most_inner) && e->first && e->pooled && e->threads;
+    int32_t whole =
+        e->hidden_states && e->wide && e->context && (e->inner || !most->most_inner) && e->first && e->pooled && e->threads;
     for (int32_t i = 0; i < 2; i++) {
         Operand *o = &e->operands[i];
         *o = (Operand){.codes = keep(store, t * columns), .alpha = keep(store, t * f), .beta = keep(store, t * f)};
@@ -569,7 +601,8 @@ static int32_t make_room(Engine *e, int64_t tokens, int64_t rows, int64_t length
         one->looked[1] = keep(store, LOOKUP_ROWS * most->most_blocks * LOOKUP_COLUMNS * 4);
         one->tables = keep(store, LOOKUP_ROWS * LOOKUP_DEPTH * 64 * 2);
         one->attention = keep(store, attention);
-        whole = one->panel[0] && one->panel[1] && one->sums[0] && one->sums[1] && one->floats && one->looked[0] && one->looked[1] && one->tables && one->attention;
+        whole = one->panel[0] && one->panel[1] && one->sums[0] && one->sums[1] && one->floats && one->looked[0] &&
+                one->looked[1] && one->tables && one->attention;
     }
     if (!whole) {
         give_back(store);
@@ -583,7 +616,8 @@ static int32_t make_room(Engine *e, int64_t tokens, int64_t rows, int64_t length
 
 /* --- the run ----------------------------------------------------------------------------------------------------- */
 
-static int32_t run_batch(Engine *e, const int32_t *ids, const int32_t *places, const int32_t *types, int64_t tokens, const int64_t *ends, int64_t rows, float *out, char *error, int64_t room) {
+static int32_t run_batch(Engine *e, const int32_t *ids, const int32_t *places, const int32_t *types, int64_t tokens,
+                         const int64_t *ends, int64_t rows, float *out, char *error, int64_t room) {
     int64_t longest = 0;
     for (int64_t r = 0, start = 0; r < rows; start = ends[r++]) {
         if (ends[r] <= start || ends[r] > tokens) {
@@ -597,7 +631,8 @@ static int32_t run_batch(Engine *e, const int32_t *ids, const int32_t *places, c
         return 0;
     }
     for (int64_t t = 0; t < tokens; t++)
-        if (ids[t] < 0 || ids[t] >= e->vocabulary || places[t] < 0 || places[t] >= e->positions || types[t] < 0 || types[t] >= e->types) {
+        if (ids[t] < 0 || ids[t] >= e->vocabulary || places[t] < 0 || places[t] >= e->positions || types[t] < 0 ||
+            types[t] >= e->types) {
             snprintf(error, room, "token %lld is none of the model's", (long long)t);
             return 0;
         }
@@ -612,7 +647,8 @@ static int32_t run_batch(Engine *e, const int32_t *ids, const int32_t *places, c
     pool_run(e->pool, embed_words, &w, share_of(tokens, ROWS_AT_ONCE));
     if (e->words_out) {
         const OpenLinear *to = e->words_out;
-        Operand *in = operand_of(e, ATTENTION, e->inner, e->words.columns, tokens, e->words.columns, &to->input, 0, to->decoded);
+        Operand *in =
+            operand_of(e, ATTENTION, e->inner, e->words.columns, tokens, e->words.columns, &to->input, 0, to->decoded);
         forget_extremes(e);
         apply(e, to, in, tokens, w.x, e->hidden, 0, ACTIVATION_NONE, NULL, FORWARD);
     }
@@ -635,7 +671,8 @@ static int32_t run_batch(Engine *e, const int32_t *ids, const int32_t *places, c
     return sound;
 }
 
-int32_t engine_run(Engine *e, const int32_t *ids, const int32_t *places, const int32_t *types, int64_t tokens, const int64_t *ends, int64_t rows, float *out, char *error, int64_t room) {
+int32_t engine_run(Engine *e, const int32_t *ids, const int32_t *places, const int32_t *types, int64_t tokens,
+                   const int64_t *ends, int64_t rows, float *out, char *error, int64_t room) {
     pthread_mutex_lock(&e->mutex);
     const int32_t done = run_batch(e, ids, places, types, tokens, ends, rows, out, error, room);
     pthread_mutex_unlock(&e->mutex);
@@ -644,7 +681,8 @@ int32_t engine_run(Engine *e, const int32_t *ids, const int32_t *places, const i
 
 /* --- for tests --------------------------------------------------------------------------------------------------- */
 
-int32_t engine_product(const Matrix *matrix, const char *set, const uint8_t *codes, int64_t rows, int32_t by_lookup, int32_t *out, char *error, int64_t room) {
+int32_t engine_product(const Matrix *matrix, const char *set, const uint8_t *codes, int64_t rows, int32_t by_lookup,
+                       int32_t *out, char *error, int64_t room) {
     const Kernels *kernels = kernels_named(set, error, room);
     if (!kernels) return 0;
     Store store = {0};
@@ -667,8 +705,10 @@ int32_t engine_product(const Matrix *matrix, const char *set, const uint8_t *cod
         if (by_lookup)
             for (int64_t r = 0; r < rows; r += LOOKUP_ROWS) {
                 const int32_t some = (int32_t)least64(LOOKUP_ROWS, rows - r);
-                kernels->lookup(a + r * stride, stride, some, (int32_t)depth, packed.lookup, 0, packed.blocks, c, wide, tables);
-                for (int32_t i = 0; i < some; i++) memcpy(out + (r + i) * packed.rows, c + i * wide, (size_t)packed.rows * 4);
+                kernels->lookup(a + r * stride, stride, some, (int32_t)depth, packed.lookup, 0, packed.blocks, c, wide,
+                                tables);
+                for (int32_t i = 0; i < some; i++)
+                    memcpy(out + (r + i) * packed.rows, c + i * wide, (size_t)packed.rows * 4);
             }
         else
             for (int64_t p = 0; p < panels_of(&packed); p++) {
@@ -678,8 +718,10 @@ int32_t engine_product(const Matrix *matrix, const char *set, const uint8_t *cod
                     kernels->unpack((const uint8_t *)weights, packed.width, packed.values, packed.steps, panel);
                     weights = panel;
                 }
-                (packed.small ? kernels->dot_small : kernels->dot)(a, stride, (int32_t)rows, weights, packed.steps, (int32_t)share_of(columns, 16), c);
-                for (int64_t r = 0; r < rows; r++) memcpy(out + r * packed.rows + p * PANEL, c + r * PANEL, (size_t)columns * 4);
+                (packed.small ? kernels->dot_small : kernels->dot)(a, stride, (int32_t)rows, weights, packed.steps,
+                                                                   (int32_t)share_of(columns, 16), c);
+                for (int64_t r = 0; r < rows; r++)
+                    memcpy(out + r * packed.rows + p * PANEL, c + r * PANEL, (size_t)columns * 4);
             }
     }
     pool_free(pool);

@@ -10,8 +10,8 @@ enum { QUERY, KEY, VALUE, PROBABILITIES };
 
 typedef struct OpenLinear {
     Packed first, second;
-    int32_t two;                /* the sum of both matrices */
-    int32_t decoded;            /* weights in floats with inputs on a grid: a product of floats */
+    int32_t two;     /* the sum of both matrices */
+    int32_t decoded; /* weights in floats with inputs on a grid: a product of floats */
     float *bias;
     Range input;
     struct OpenLinear *inner;
@@ -40,11 +40,11 @@ typedef struct {
 
 /* The second operand of a product with weights: floats, or codes. */
 typedef struct {
-    const float *floats;        /* (rows, stride) */
+    const float *floats; /* (rows, stride) */
     int64_t stride;
-    uint8_t *codes;             /* (rows, codes_stride), zeros behind the last column */
+    uint8_t *codes; /* (rows, codes_stride), zeros behind the last column */
     int64_t codes_stride;
-    float *alpha, *beta;        /* one a row, or one for all */
+    float *alpha, *beta; /* one a row, or one for all */
     int32_t per_row, zero, on_grid;
 } Operand;
 
@@ -52,10 +52,10 @@ typedef struct {
 typedef struct {
     int8_t *panel[2];
     int32_t *sums[2];
-    float *floats;              /* a tile of sums in float */
+    float *floats; /* a tile of sums in float */
     int32_t *looked[2];
     uint16_t *tables;
-    uint8_t *attention;         /* cut up by attention.c */
+    uint8_t *attention; /* cut up by attention.c */
     float least[3], most[3], poison;
     int32_t entered;
 } Thread;
@@ -88,7 +88,7 @@ struct Engine {
 
 /* A range that is known: its grid, from the extremes of a tensor where it is dynamic. */
 Grid grid_of(const Range *range, float least, float most);
-int32_t by_tensor(const Range *range);  /* the grid depends on the whole tensor */
+int32_t by_tensor(const Range *range); /* the grid depends on the whole tensor */
 
 /* Attention over the rows of a batch; the query, key and value stand side by side in `wide`. */
 typedef struct {
@@ -96,13 +96,13 @@ typedef struct {
     const OpenLayer *layer;
     const int64_t *ends;
     int64_t rows;
-    float *context;             /* (tokens, heads * width), where `grid` is NULL */
-    const Grid *grid;           /* of what comes behind */
+    float *context;   /* (tokens, heads * width), where `grid` is NULL */
+    const Grid *grid; /* of what comes behind */
     uint8_t *codes;
     int64_t codes_stride;
     Grid grids[4];
-    int32_t measuring;          /* only the range of the probabilities */
-    float *kept;                /* probabilities from measuring, each row's from its start on, or NULL */
+    int32_t measuring; /* only the range of the probabilities */
+    float *kept;       /* probabilities from measuring, each row's from its start on, or NULL */
     const int64_t *starts;
 } Attention;
 

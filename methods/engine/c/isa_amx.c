@@ -1,5 +1,5 @@
 /* Kernels for AMX: tiles of 16 rows by 64 bytes, for products of many rows; the rest as in AVX512-VNNI. */
-#include "avx512.inc"
+#include "avx512.h"
 
 typedef struct {
     uint8_t palette, start, reserved[14];
@@ -10,7 +10,7 @@ typedef struct {
 #if defined(ENGINE_EMULATE) /* for tests on processors without it */
 static __thread uint8_t tiles[8][16][64];
 #define configure(configuration) ((void)(configuration))
-#define zero(t) memset(tiles[t], 0, sizeof tiles[t])
+#define zero(t)                  memset(tiles[t], 0, sizeof tiles[t])
 #define load_tile(t, from, stride) \
     for (int32_t i = 0; i < 16; i++) memcpy(tiles[t][i], (const char *)(from) + i * (int64_t)(stride), 64)
 #define store_tile(t, to, stride) \
@@ -26,11 +26,11 @@ static void multiply_emulated(int32_t c, int32_t a, int32_t b) {
 }
 #define multiply(c, a, b) multiply_emulated(c, a, b)
 #else
-#define configure(configuration) _tile_loadconfig(configuration)
-#define zero(t) _tile_zero(t)
+#define configure(configuration)   _tile_loadconfig(configuration)
+#define zero(t)                    _tile_zero(t)
 #define load_tile(t, from, stride) _tile_loadd(t, from, stride)
-#define store_tile(t, to, stride) _tile_stored(t, to, stride)
-#define multiply(c, a, b) _tile_dpbusd(c, a, b)
+#define store_tile(t, to, stride)  _tile_stored(t, to, stride)
+#define multiply(c, a, b)          _tile_dpbusd(c, a, b)
 #endif
 
 static void enter(void) {
@@ -89,17 +89,30 @@ static void few(const uint8_t *a, int64_t stride, const int8_t *panel, int32_t s
 }
 
 /* Whole tiles where there are 16 rows, vectors for what is left: the last rows of a batch are no tile. */
-static void dot_tiles(const uint8_t *a, int64_t stride, int32_t rows, const int8_t *panel, int32_t steps, int32_t groups, int32_t *c) {
+static void dot_tiles(const uint8_t *a, int64_t stride, int32_t rows, const int8_t *panel, int32_t steps, int32_t groups,
+                      int32_t *c) {
     int32_t r = 0;
     if (steps % 16 == 0) {
         for (; r + 32 <= rows; r += 32)
-            for (int32_t j = 0; j < (groups > 2 ? 2 : 1); j++) many(a + r * stride, stride, panel + j * 128, steps, c + r * PANEL + j * 32);
+            for (int32_t j = 0; j < (groups > 2 ? 2 : 1); j++)
+                many(a + r * stride, stride, panel + j * 128, steps, c + r * PANEL + j * 32);
         for (; r + 16 <= rows; r += 16) few(a + r * stride, stride, panel, steps, c + r * PANEL);
     }
     if (r < rows) dot(a + r * stride, stride, rows - r, panel, steps, groups, c + r * PANEL);
 }
 
 const Kernels kernels_amx = {
-    .name = "amx", .pad = 64, .enter = enter, .dot = dot_tiles, .dot_small = dot_tiles, .dot_float = dot_float, .unpack = unpack,
-    .finish = finish, .quantize = quantize, .extent = extent, .norm = norm, .softmax = softmax, .combine = combine,
+    .name = "amx",
+    .pad = 64,
+    .enter = enter,
+    .dot = dot_tiles,
+    .dot_small = dot_tiles,
+    .dot_float = dot_float,
+    .unpack = unpack,
+    .finish = finish,
+    .quantize = quantize,
+    .extent = extent,
+    .norm = norm,
+    .softmax = softmax,
+    .combine = combine,
 };

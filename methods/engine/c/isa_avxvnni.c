@@ -1,5 +1,5 @@
 /* Kernels for AVX2 with AVX-VNNI. */
-#include "avx2.inc"
+#include "avx2.h"
 
 #if defined(ENGINE_EMULATE) /* for tests on processors without it */
 INLINE __m256i dot4(__m256i sum, __m256i x, __m256i w) {
@@ -19,6 +19,16 @@ INLINE __m256i dot4(__m256i sum, __m256i x, __m256i w) {
 TILE_256(dot, dot4)
 
 const Kernels kernels_avxvnni = {
-    .name = "avx_vnni", .pad = 8, .dot = dot, .dot_small = dot, .dot_float = dot_float, .unpack = unpack, .finish = finish,
-    .quantize = quantize, .extent = extent, .norm = norm, .softmax = softmax, .combine = combine,
+    .name = "avx_vnni",
+    .pad = 8,
+    .dot = dot,
+    .dot_small = dot,
+    .dot_float = dot_float,
+    .unpack = unpack,
+    .finish = finish,
+    .quantize = quantize,
+    .extent = extent,
+    .norm = norm,
+    .softmax = softmax,
+    .combine = combine,
 };

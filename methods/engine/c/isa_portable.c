@@ -1,9 +1,10 @@
 /* Kernels in plain C, for every processor. */
 #include "kernels.h"
 #include "lanes.h"
-#include "rows.inc"
+#include "rows.h"
 
-static void dot(const uint8_t *a, int64_t stride, int32_t rows, const int8_t *panel, int32_t steps, int32_t groups, int32_t *c) {
+static void dot(const uint8_t *a, int64_t stride, int32_t rows, const int8_t *panel, int32_t steps, int32_t groups,
+                int32_t *c) {
     for (int32_t r = 0; r < rows; r++) {
         int32_t sums[PANEL] = {0};
         for (int32_t s = 0; s < steps; s++) {
@@ -27,6 +28,16 @@ static void unpack(const uint8_t *packed, int32_t bits, const int8_t *values, in
 }
 
 const Kernels kernels_portable = {
-    .name = "portable", .pad = 8, .dot = dot, .dot_small = dot, .dot_float = dot_float, .unpack = unpack, .finish = finish,
-    .quantize = quantize, .extent = extent, .norm = norm, .softmax = softmax, .combine = combine,
+    .name = "portable",
+    .pad = 8,
+    .dot = dot,
+    .dot_small = dot,
+    .dot_float = dot_float,
+    .unpack = unpack,
+    .finish = finish,
+    .quantize = quantize,
+    .extent = extent,
+    .norm = norm,
+    .softmax = softmax,
+    .combine = combine,
 };

@@ -1,4 +1,4 @@
-/* Vectors of floats under one set of names, so that rows.inc is written once for every instruction set. */
+/* Vectors of floats under one set of names, so that rows.h is written once for every instruction set. */
 #ifndef LANES_H
 #define LANES_H
 
@@ -14,7 +14,9 @@
 typedef __m512 Floats;
 INLINE Floats all(float x) { return _mm512_set1_ps(x); }
 INLINE Floats load(const float *p) { return _mm512_loadu_ps(p); }
-INLINE Floats load_some(const float *p, int n, float rest) { return _mm512_mask_loadu_ps(all(rest), (__mmask16)((1u << n) - 1), p); }
+INLINE Floats load_some(const float *p, int n, float rest) {
+    return _mm512_mask_loadu_ps(all(rest), (__mmask16)((1u << n) - 1), p);
+}
 INLINE void store(float *p, Floats x) { _mm512_storeu_ps(p, x); }
 INLINE void store_some(float *p, int n, Floats x) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x); }
 INLINE Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
@@ -31,11 +33,19 @@ INLINE Floats least(Floats a, Floats b) { return _mm512_min_ps(a, b); }
 INLINE Floats most(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 INLINE Floats nearest(Floats a) { return _mm512_roundscale_ps(a, 8); }
 INLINE Floats scale2(Floats a, Floats n) { return _mm512_scalef_ps(a, n); }
-INLINE Floats sign_of(Floats a) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GE_OQ), all(-1), all(1)); }
+INLINE Floats sign_of(Floats a) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GE_OQ), all(-1), all(1));
+}
 INLINE Floats whole(const int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
-INLINE Floats whole_less(const int32_t *p, const int32_t *q) { return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_loadu_si512(q))); }
-INLINE void store_bytes(uint8_t *p, Floats x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
-INLINE void store_some_bytes(uint8_t *p, int n, Floats x) { _mm_mask_storeu_epi8(p, (__mmask16)((1u << n) - 1), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
+INLINE Floats whole_less(const int32_t *p, const int32_t *q) {
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_loadu_si512(q)));
+}
+INLINE void store_bytes(uint8_t *p, Floats x) {
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+INLINE void store_some_bytes(uint8_t *p, int n, Floats x) {
+    _mm_mask_storeu_epi8(p, (__mmask16)((1u << n) - 1), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+}
 INLINE float sum_of(Floats a) { return _mm512_reduce_add_ps(a); }
 INLINE float least_of(Floats a) { return _mm512_reduce_min_ps(a); }
 INLINE float most_of(Floats a) { return _mm512_reduce_max_ps(a); }
@@ -67,12 +77,16 @@ INLINE Floats least(Floats a, Floats b) { return _mm256_min_ps(a, b); }
 INLINE Floats most(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 INLINE Floats nearest(Floats a) { return _mm256_round_ps(a, 8); }
 INLINE Floats scale2(Floats a, Floats n) {
-    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
+    return _mm256_mul_ps(
+        a, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23)));
 }
-INLINE Floats sign_of(Floats a) { return _mm256_blendv_ps(all(-1), all(1), _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GE_OQ)); }
+INLINE Floats sign_of(Floats a) {
+    return _mm256_blendv_ps(all(-1), all(1), _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GE_OQ));
+}
 INLINE Floats whole(const int32_t *p) { return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE Floats whole_less(const int32_t *p, const int32_t *q) {
-    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)q)));
+    return _mm256_cvtepi32_ps(
+        _mm256_sub_epi32(_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)q)));
 }
 INLINE void store_bytes(uint8_t *p, Floats x) {
     __m256i i = _mm256_cvtps_epi32(x);
@@ -105,7 +119,9 @@ INLINE Floats all(float x) { return x; }
 INLINE Floats load(const float *p) { return *p; }
 INLINE Floats load_some(const float *p, int n, float rest) { return n ? *p : rest; }
 INLINE void store(float *p, Floats x) { *p = x; }
-INLINE void store_some(float *p, int n, Floats x) { if (n) *p = x; }
+INLINE void store_some(float *p, int n, Floats x) {
+    if (n) *p = x;
+}
 INLINE Floats add(Floats a, Floats b) { return a + b; }
 INLINE Floats sub(Floats a, Floats b) { return a - b; }
 INLINE Floats mul(Floats a, Floats b) { return a * b; }
@@ -125,7 +141,9 @@ INLINE Floats sign_of(Floats a) { return a >= 0 ? 1 : -1; }
 INLINE Floats whole(const int32_t *p) { return (float)*p; }
 INLINE Floats whole_less(const int32_t *p, const int32_t *q) { return (float)(*p - *q); }
 INLINE void store_bytes(uint8_t *p, Floats x) { *p = (uint8_t)(int32_t)x; }
-INLINE void store_some_bytes(uint8_t *p, int n, Floats x) { if (n) store_bytes(p, x); }
+INLINE void store_some_bytes(uint8_t *p, int n, Floats x) {
+    if (n) store_bytes(p, x);
+}
 INLINE float sum_of(Floats a) { return a; }
 INLINE float least_of(Floats a) { return a; }
 INLINE float most_of(Floats a) { return a; }

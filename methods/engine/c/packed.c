@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOST_COLUMNS 65536        /* so that a sum of 255 * 128 * columns fits into 32 bits */
+#define MOST_COLUMNS 65536 /* so that a sum of 255 * 128 * columns fits into 32 bits */
 #define MOST_NUMBERS (1ll << 34)
-#define BEHIND 128                /* bytes that vectors may read behind an end */
+#define BEHIND       128 /* bytes that vectors may read behind an end */
 
 struct Block {
     struct Block *next;
@@ -47,17 +47,22 @@ int64_t panels_of(const Packed *packed) { return (packed->rows + PANEL - 1) / PA
 
 int32_t check_matrix(const Matrix *m, char *error, int64_t room) {
     if (m->rows < 1 || m->columns < 1 || m->columns > MOST_COLUMNS || m->rows > MOST_NUMBERS / m->columns) {
-        snprintf(error, room, "a matrix of %lld x %lld is beyond what the engine holds", (long long)m->rows, (long long)m->columns);
+        snprintf(error, room, "a matrix of %lld x %lld is beyond what the engine holds", (long long)m->rows,
+                 (long long)m->columns);
         return 0;
     }
     const int64_t numbers = m->rows * m->columns;
     int64_t bytes = numbers * 4;
-    if (m->trits) bytes = (numbers + 4) / 5;
-    else if (m->bits >= 1 && m->bits <= 8) bytes = (numbers * m->bits + 7) / 8;
-    else if (m->bits != 32) bytes = -1;
+    if (m->trits)
+        bytes = (numbers + 4) / 5;
+    else if (m->bits >= 1 && m->bits <= 8)
+        bytes = (numbers * m->bits + 7) / 8;
+    else if (m->bits != 32)
+        bytes = -1;
     const int32_t sane = m->bits == 32 || (m->from >= -128 && m->from <= 127 && m->by >= 1 && m->by <= 255);
     if (bytes != m->bytes || !m->codes || !sane || (m->bits != 32 && ((m->steps != 1 && m->steps != m->rows) || !m->step))) {
-        snprintf(error, room, "the codes of a matrix of %lld x %lld do not fit its description", (long long)m->rows, (long long)m->columns);
+        snprintf(error, room, "the codes of a matrix of %lld x %lld do not fit its description", (long long)m->rows,
+                 (long long)m->columns);
         return 0;
     }
     return 1;
@@ -185,7 +190,9 @@ int32_t pack(Store *store, Pool *pool, const Kernels *kernels, const Matrix *m, 
     }
     Packing packing = {m, p, 0};
     pool_run(pool, pack_panel, &packing, panels);
-    if (packing.failed == 2) snprintf(error, room, "a matrix has codes beyond eight bits");
-    else if (packing.failed) snprintf(error, room, "there is not enough memory for the model");
+    if (packing.failed == 2)
+        snprintf(error, room, "a matrix has codes beyond eight bits");
+    else if (packing.failed)
+        snprintf(error, room, "there is not enough memory for the model");
     return !packing.failed;
 }

@@ -21,21 +21,22 @@ void give_back(Store *store);
 
 typedef struct {
     int64_t rows, columns;
-    int32_t width;           /* bits a weight takes here: 1, 2, 4, 8, or 32 for floats */
-    int32_t steps;           /* of four columns, padding included */
-    int32_t small;           /* no weight is beyond 64 */
-    int8_t values[16];       /* what codes of less than 8 bits stand for */
+    int32_t width;     /* bits a weight takes here: 1, 2, 4, 8, or 32 for floats */
+    int32_t steps;     /* of four columns, padding included */
+    int32_t small;     /* no weight is beyond 64 */
+    int8_t values[16]; /* what codes of less than 8 bits stand for */
     uint8_t *panels;
     int64_t panel_bytes;
-    float *scale;            /* a row, to whole panels */
-    int32_t *weights;        /* the sum of each row's weights, likewise */
-    uint8_t *lookup;         /* one-bit weights in the order of look-ups, or NULL */
+    float *scale;     /* a row, to whole panels */
+    int32_t *weights; /* the sum of each row's weights, likewise */
+    uint8_t *lookup;  /* one-bit weights in the order of look-ups, or NULL */
     int32_t blocks;
 } Packed;
 
 int64_t panels_of(const Packed *packed);
 /* Check a description and pack it; 0 with a line in `error`. */
-int32_t pack(Store *store, Pool *pool, const Kernels *kernels, const Matrix *matrix, Packed *packed, char *error, int64_t room);
+int32_t pack(Store *store, Pool *pool, const Kernels *kernels, const Matrix *matrix, Packed *packed, char *error,
+             int64_t room);
 /* The numbers of one row of a matrix as it is stored in a file. */
 void decode_row(const Matrix *matrix, int64_t row, float *out);
 int32_t check_matrix(const Matrix *matrix, char *error, int64_t room);

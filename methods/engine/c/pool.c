@@ -30,14 +30,15 @@ struct Pool {
 };
 
 #define NUMBER(word) ((word) >> 48)
-#define ITEMS(word) ((word) >> 24 & 0xffffff)
-#define NEXT(word) ((word) & 0xffffff)
+#define ITEMS(word)  ((word) >> 24 & 0xffffff)
+#define NEXT(word)   ((word) & 0xffffff)
 
 static void take_part(Pool *pool, int32_t thread) {
     for (;;) {
         uint64_t word = atomic_load_explicit(&pool->word, memory_order_acquire);
         if (NEXT(word) >= ITEMS(word)) return;
-        if (!atomic_compare_exchange_weak_explicit(&pool->word, &word, word + 1, memory_order_acq_rel, memory_order_relaxed)) continue;
+        if (!atomic_compare_exchange_weak_explicit(&pool->word, &word, word + 1, memory_order_acq_rel, memory_order_relaxed))
+            continue;
         pool->work(pool->context, (int64_t)NEXT(word), thread);
         atomic_fetch_add_explicit(&pool->done, 1, memory_order_release);
     }
@@ -62,7 +63,8 @@ static void *worker(void *argument) {
             }
             pthread_mutex_lock(&pool->mutex);
             atomic_fetch_add(&pool->sleepers, 1);
-            while (NUMBER(atomic_load(&pool->word)) == seen && !atomic_load(&pool->leaving)) pthread_cond_wait(&pool->wake, &pool->mutex);
+            while (NUMBER(atomic_load(&pool->word)) == seen && !atomic_load(&pool->leaving))
+                pthread_cond_wait(&pool->wake, &pool->mutex);
             atomic_fetch_sub(&pool->sleepers, 1);
             pthread_mutex_unlock(&pool->mutex);
         }
@@ -111,8 +113,10 @@ void pool_run(Pool *pool, Work *work, void *context, int64_t items) {
     }
     take_part(pool, 0);
     for (int32_t spins = 0; atomic_load_explicit(&pool->done, memory_order_acquire) < items; spins++) {
-        if (spins < SPINS) pause_briefly();
-        else sched_yield();
+        if (spins < SPINS)
+            pause_briefly();
+        else
+            sched_yield();
     }
 }
 

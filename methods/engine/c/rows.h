@@ -132,12 +132,15 @@ static void softmax(float *x, int32_t count, float scale, float *lowest, float *
 }
 
 /* Columns are padded to whole panels, so that whole lanes can be read. */
-static void combine(const int32_t *c, int32_t count, const float *a, const float *b, const float *e, const int32_t *z, float alpha, float beta, float sum, float *out) {
+static void combine(const int32_t *c, int32_t count, const float *a, const float *b, const float *e, const int32_t *z,
+                    float alpha, float beta, float sum, float *out) {
     for (int32_t i = 0; i < count; i += LANES) {
         Floats y = fma_(load(a + i), whole_less(c + i, z + i), mul(load(b + i), all(sum)));
         y = fma_(all(alpha), y, mul(all(beta), load(e + i)));
-        if (count - i >= LANES) store(out + i, y);
-        else store_some(out + i, count - i, y);
+        if (count - i >= LANES)
+            store(out + i, y);
+        else
+            store_some(out + i, count - i, y);
     }
 }
 
@@ -157,7 +160,8 @@ INLINE void finish_as(Tile *t, int32_t rows, const int32_t activation, const int
         }
         for (int32_t r = 0; r < rows; r++) {
             Floats y = bias;
-            if (floats) y = add(y, load(t->floats + r * t->stride + j));
+            if (floats)
+                y = add(y, load(t->floats + r * t->stride + j));
             else {
                 const Floats alpha = all(t->alpha[t->per_row ? r : 0]), beta = all(t->beta[t->per_row ? r : 0]);
                 for (int32_t m = 0; m < matrices; m++) {
@@ -173,15 +177,19 @@ INLINE void finish_as(Tile *t, int32_t rows, const int32_t activation, const int
             }
             if (coded) {
                 uint8_t *codes = t->codes + r * t->codes_stride + j;
-                if (some < LANES) store_some_bytes(codes, some, codes_of(y, t->grid));
-                else store_bytes(codes, codes_of(y, t->grid));
+                if (some < LANES)
+                    store_some_bytes(codes, some, codes_of(y, t->grid));
+                else
+                    store_bytes(codes, codes_of(y, t->grid));
             } else {
                 float *out = t->out + r * t->out_stride + j;
                 if (t->add) y = add(y, some < LANES ? load_some(out, some, out[0]) : load(out));
                 low = least(y, low);
                 high = most(y, high);
-                if (some < LANES) store_some(out, some, y);
-                else store(out, y);
+                if (some < LANES)
+                    store_some(out, some, y);
+                else
+                    store(out, y);
             }
             poison = fma_(y, all(0.0f), poison);
         }
@@ -195,10 +203,12 @@ INLINE void finish_as(Tile *t, int32_t rows, const int32_t activation, const int
 }
 
 static void finish(Tile *t, int32_t rows) {
-#define FINISH(A)                                                                            \
-    case A:                                                                                  \
-        if (t->floats) t->grid ? finish_as(t, rows, A, 1, 1) : finish_as(t, rows, A, 1, 0);  \
-        else t->grid ? finish_as(t, rows, A, 0, 1) : finish_as(t, rows, A, 0, 0);            \
+#define FINISH(A)                                                                \
+    case A:                                                                      \
+        if (t->floats)                                                           \
+            t->grid ? finish_as(t, rows, A, 1, 1) : finish_as(t, rows, A, 1, 0); \
+        else                                                                     \
+            t->grid ? finish_as(t, rows, A, 0, 1) : finish_as(t, rows, A, 0, 0); \
         break;
     switch (t->activation) {
         FINISH(ACTIVATION_NONE)
@@ -220,18 +230,28 @@ INLINE void dot_float_tile(const float *a, int64_t stride, const int32_t rows, c
         for (int32_t k = 0; k < depth; k++)
             for (int32_t r = 0; r < rows; r++) {
                 Floats x = all(a[r * stride + k]);
-                for (int32_t v = 0; v < VECTORS; v++) sums[r][v] = fma_(x, load(panel + (int64_t)k * PANEL + j + v * LANES), sums[r][v]);
+                for (int32_t v = 0; v < VECTORS; v++)
+                    sums[r][v] = fma_(x, load(panel + (int64_t)k * PANEL + j + v * LANES), sums[r][v]);
             }
         for (int32_t r = 0; r < rows; r++)
             for (int32_t v = 0; v < VECTORS; v++) store(c + r * PANEL + j + v * LANES, sums[r][v]);
     }
 }
-#define DOT_FLOAT(N) static __attribute__((noinline)) void dot_float_##N(const float *a, int64_t stride, const float *panel, int32_t depth, float *c) { dot_float_tile(a, stride, N, panel, depth, c); }
-DOT_FLOAT(1) DOT_FLOAT(2) DOT_FLOAT(3) DOT_FLOAT(4) DOT_FLOAT(5) DOT_FLOAT(6)
+#define DOT_FLOAT(N)                                                                                                       \
+    static __attribute__((noinline)) void dot_float_##N(const float *a, int64_t stride, const float *panel, int32_t depth, \
+                                                        float *c) {                                                        \
+        dot_float_tile(a, stride, N, panel, depth, c);                                                                     \
+    }
+DOT_FLOAT(1)
+DOT_FLOAT(2)
+DOT_FLOAT(3)
+DOT_FLOAT(4) DOT_FLOAT(5) DOT_FLOAT(6)
 
-static void dot_float(const float *a, int64_t stride, int32_t rows, const float *panel, int32_t depth, int32_t groups, float *c) {
+    static void dot_float(const float *a, int64_t stride, int32_t rows, const float *panel, int32_t depth, int32_t groups,
+                          float *c) {
     (void)groups;
-    static void (*const tiles[])(const float *, int64_t, const float *, int32_t, float *) = {0, dot_float_1, dot_float_2, dot_float_3, dot_float_4, dot_float_5, dot_float_6};
+    static void (*const tiles[])(const float *, int64_t, const float *, int32_t, float *) = {
+        0, dot_float_1, dot_float_2, dot_float_3, dot_float_4, dot_float_5, dot_float_6};
     for (int32_t r = 0; r < rows; r += DOT_FLOAT_ROWS) {
         int32_t some = rows - r < DOT_FLOAT_ROWS ? rows - r : DOT_FLOAT_ROWS;
         tiles[some](a + r * stride, stride, panel, depth, c + r * PANEL);

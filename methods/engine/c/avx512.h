@@ -2,11 +2,12 @@
 #define LANES_512
 #include "kernels.h"
 #include "lanes.h"
-#include "rows.inc"
+#include "rows.h"
 
 /* `rows` by `groups` sums in registers. Each size is a function of its own, and the empty asm keeps its sums where they are:
  * otherwise gcc 12 moves some of them to memory and back, at half the speed. */
-INLINE void dot_tile(const uint8_t *a, int64_t stride, const int32_t rows, const int8_t *panel, int32_t steps, const int32_t groups, int32_t *c) {
+INLINE void dot_tile(const uint8_t *a, int64_t stride, const int32_t rows, const int8_t *panel, int32_t steps,
+                     const int32_t groups, int32_t *c) {
     __m512i sums[8][4];
 #pragma GCC unroll 8
     for (int32_t r = 0; r < rows; r++)
@@ -33,12 +34,19 @@ INLINE void dot_tile(const uint8_t *a, int64_t stride, const int32_t rows, const
 #pragma GCC unroll 4
         for (int32_t g = 0; g < groups; g++) _mm512_storeu_si512(c + r * PANEL + g * 16, sums[r][g]);
 }
-#define DOT(R, G) static __attribute__((noinline)) void dot_##R##_##G(const uint8_t *a, int64_t stride, const int8_t *panel, int32_t steps, int32_t *c) { dot_tile(a, stride, R, panel, steps, G, c); }
+#define DOT(R, G)                                                                                              \
+    static __attribute__((noinline)) void dot_##R##_##G(const uint8_t *a, int64_t stride, const int8_t *panel, \
+                                                        int32_t steps, int32_t *c) {                           \
+        dot_tile(a, stride, R, panel, steps, G, c);                                                            \
+    }
 #define DOTS(G) DOT(1, G) DOT(2, G) DOT(3, G) DOT(4, G) DOT(5, G) DOT(6, G)
-DOTS(1) DOTS(2) DOTS(4)
+DOTS(1)
+DOTS(2)
+DOTS(4)
 #define NAMES(G) {0, dot_1_##G, dot_2_##G, dot_3_##G, dot_4_##G, dot_5_##G, dot_6_##G}
 
-static void dot(const uint8_t *a, int64_t stride, int32_t rows, const int8_t *panel, int32_t steps, int32_t groups, int32_t *c) {
+static void dot(const uint8_t *a, int64_t stride, int32_t rows, const int8_t *panel, int32_t steps, int32_t groups,
+                int32_t *c) {
     typedef void Function(const uint8_t *, int64_t, const int8_t *, int32_t, int32_t *);
     static Function *const tiles[][7] = {{0}, NAMES(1), NAMES(2), NAMES(4), NAMES(4)};
     for (int32_t r = 0; r < rows; r += 6) {
