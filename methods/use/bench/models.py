@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from methods.tasks.data import Split, collate
 from methods.use.bench.timing import random_rows
 
 SAMPLE = np.full((16, 4), 64)  # lengths of the rows that set ranges: batches, rows of a batch
-FEW = 2  # batches for our own ranges, each of which sorts every activation
 # Quantizers of the suite's methods by their bits: BinaryBERT's, TernaryBERT's, and KDLSQ's. The first two quantize the word
 # embedding by rows.
 WEIGHTS = {
@@ -173,8 +171,8 @@ class Models:
         model = self._float()
         apply(model, "quantize", weights=WEIGHTS[bits], embeddings=EMBEDDINGS[bits], activations=ACTIVATIONS[ranges])
         if ranges == "static":
-            sample = itertools.islice(self._sample(), FEW)
-            calibrate(model, ({name: torch.from_numpy(values) for name, values in feed.items()} for feed in sample))
+            feed = next(self._sample())  # one is enough for speed: each sorts every activation
+            calibrate(model, [{name: torch.from_numpy(values) for name, values in feed.items()}])
         return model
 
     def _save(self, path: Path, model) -> None:
