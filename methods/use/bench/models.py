@@ -30,7 +30,8 @@ ACTIVATIONS = {"static": {"kind": "threshold", "bits": 8}, "dynamic": {"kind": "
 HEADER = {
     **{"method": "bench", "task": "bench", "seed": 0, "preset": "bench", "protocol": "last", "step": 0},
     **{"head": "sequence", "outputs": 2, "kind": "classification", "labels": ["0", "1"], "columns": ["sentence"]},
-    **{"span": None, "padding": "bucket"},
+    "span": None,
+    "padding": "bucket",
 }
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -41,7 +42,7 @@ class Models:
     def __init__(self, folder: Path, config: dict, given: Path | None = None, header: dict | None = None):
         self.folder, self.config, self._given = folder, config, given
         self._header = header or {**HEADER, "max_length": self.longest}
-        self.head, self._outputs = self._header["head"], self._header["outputs"]
+        self._head, self._outputs = self._header["head"], self._header["outputs"]
 
     @classmethod
     def like(cls, folder: Path, path: Path) -> "Models":
@@ -161,7 +162,7 @@ class Models:
         from methods.model.encoder import build
 
         torch.manual_seed(0)
-        return build(self.config, self.head, self._outputs).eval()
+        return build(self.config, self._head, self._outputs).eval()
 
     def _quantized(self, bits: int, ranges: str):
         import torch
