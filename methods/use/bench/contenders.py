@@ -129,7 +129,7 @@ def _exported(runtime: str, ranges: str, stored: int) -> Contender:
         return models.exported(2, ranges, stored)
 
     name, title = f"exported-{runtime}-int{stored}-{ranges}", f"{title}, exported W2 {ranges} (int{stored})"
-    return Contender(name, title, file, runner, baseline=packed, packages=("onnx", "methods.use.export_onnx"))
+    return Contender(name, title, file, runner, baseline=packed, packages=("onnx",))
 
 
 def _by_name(*contenders: Contender) -> dict[str, Contender]:

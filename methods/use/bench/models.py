@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from methods.tasks.data import Split, collate
 from methods.use.bench.timing import random_rows
 
 SAMPLE = np.full((16, 4), 64)  # lengths of the rows that set ranges: batches, rows of a batch
-FEW = 2  # batches for our own ranges, each of which sorts every activation
 # Quantizers of the suite's methods by their bits: BinaryBERT's, TernaryBERT's, and KDLSQ's. The first two quantize the word
 # embedding by rows.
 WEIGHTS = {
@@ -32,7 +30,8 @@ ACTIVATIONS = {"static": {"kind": "threshold", "bits": 8}, "dynamic": {"kind": "
 HEADER = {
     **{"method": "bench", "task": "bench", "seed": 0, "preset": "bench", "protocol": "last", "step": 0},
     **{"head": "sequence", "outputs": 2, "kind": "classification", "labels": ["0", "1"], "columns": ["sentence"]},
-    **{"span": None, "padding": "bucket"},
+    "span": None,
+    "padding": "bucket",
 }
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -43,7 +42,7 @@ class Models:
     def __init__(self, folder: Path, config: dict, given: Path | None = None, header: dict | None = None):
         self.folder, self.config, self._given = folder, config, given
         self._header = header or {**HEADER, "max_length": self.longest}
-        self.head, self._outputs = self._header["head"], self._header["outputs"]
+        self._head, self._outputs = self._header["head"], self._header["outputs"]
 
     @classmethod
     def like(cls, folder: Path, path: Path) -> "Models":
@@ -163,7 +162,7 @@ class Models:
         from methods.model.encoder import build
 
         torch.manual_seed(0)
-        return build(self.config, self.head, self._outputs).eval()
+        return build(self.config, self._head, self._outputs).eval()
 
     def _quantized(self, bits: int, ranges: str):
         import torch
@@ -173,8 +172,8 @@ class Models:
         model = self._float()
         apply(model, "quantize", weights=WEIGHTS[bits], embeddings=EMBEDDINGS[bits], activations=ACTIVATIONS[ranges])
         if ranges == "static":
-            sample = itertools.islice(self._sample(), FEW)
-            calibrate(model, ({name: torch.from_numpy(values) for name, values in feed.items()} for feed in sample))
+            feed = next(self._sample())  # one is enough for speed: each sorts every activation
+            calibrate(model, [{name: torch.from_numpy(values) for name, values in feed.items()}])
         return model
 
     def _save(self, path: Path, model) -> None:
