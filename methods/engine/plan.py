@@ -140,13 +140,14 @@ class Plan:
                 steps = self._keep(self._array(f"{name}_step", ()).reshape(-1))
                 return self._coded(weight.shape, codes, steps, bits=8, from_=-128, by=1)
             return self._dense_matrix(self._dense(name.removesuffix(".weight")))
-        if entry["packing"] == "sparse":
+        if f"{name}.step" not in self.arrays:  # sparse, on no grid
             return self._dense_matrix(self._dense(name.removesuffix(".weight")))
-        codes, steps = self._keep(self.arrays[f"{name}.codes"]), self._keep(self.arrays[f"{name}.step"].reshape(-1))
-        trits = entry["packing"] == "trits"
-        return self._coded(
-            entry["shape"], codes, steps, bits=entry["bits"], trits=trits, from_=entry["from"], by=entry["by"]
-        )
+        codes, steps = self.arrays[f"{name}.codes"], self._keep(self.arrays[f"{name}.step"].reshape(-1))
+        if entry["packing"] == "sparse":
+            every = description.codes_of(name, entry, self.arrays)
+            codes = np.packbits(every[:, None] >> np.arange(entry["bits"], dtype=np.uint8) & 1, bitorder="little")
+        code = {"bits": entry["bits"], "trits": entry["packing"] == "trits", "from_": entry["from"], "by": entry["by"]}
+        return self._coded(entry["shape"], self._keep(codes), steps, **code)
 
     def _coded(self, shape, codes: np.ndarray, steps: np.ndarray, **code) -> Matrix:
         rows, columns = shape

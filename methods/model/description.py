@@ -199,20 +199,24 @@ def stored_bytes(entry: dict) -> int:
 
 
 def decoded(name: str, entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """Return a packed weight as floats, step * (from + by * code)."""
+    """Return a packed weight as floats, step * (from + by * code), or as the values that a sparse one keeps."""
+    stored = codes_of(name, entry, arrays).reshape(entry["shape"])
+    if entry["bits"] == 32:
+        return stored
+    return (stored * np.float32(entry["by"]) + np.float32(entry["from"])) * arrays[f"{name}.step"]
+
+
+def codes_of(name: str, entry: dict, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Return all codes of a packed weight, one after another, or the values of a sparse one on no grid."""
     count, codes = math.prod(entry["shape"]), arrays.get(f"{name}.codes")
     if entry["packing"] == "trits":
-        stored = (codes[:, None] // 3 ** np.arange(packing.TRITS, dtype=np.uint8) % 3).reshape(-1)[:count]
-    elif entry["packing"] == "bits":
-        stored = _codes(codes, entry["bits"], count)
-    else:
-        kept = arrays[f"{name}.values"] if codes is None else _codes(codes, entry["bits"], entry["kept"])
-        stored = np.full(count, zero(entry), kept.dtype)
-        stored[np.unpackbits(arrays[f"{name}.bitmap"], count=count, bitorder="little").astype(bool)] = kept
-    if codes is None:
-        return stored.reshape(entry["shape"])
-    whole = stored.reshape(entry["shape"]).astype(np.float32) * np.float32(entry["by"]) + np.float32(entry["from"])
-    return whole * arrays[f"{name}.step"]
+        return (codes[:, None] // 3 ** np.arange(packing.TRITS, dtype=np.uint8) % 3).reshape(-1)[:count]
+    if entry["packing"] == "bits":
+        return _codes(codes, entry["bits"], count)
+    kept = arrays[f"{name}.values"] if codes is None else _codes(codes, entry["bits"], entry["kept"])
+    every = np.full(count, zero(entry), kept.dtype)
+    every[np.unpackbits(arrays[f"{name}.bitmap"], count=count, bitorder="little").astype(bool)] = kept
+    return every
 
 
 def _codes(packed: np.ndarray, bits: int, count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from methods.common.errors import UserError
 from methods.engine import abi
 from methods.model import artifact
 from methods.model.edits import apply
-from tests.fixtures.engines import MODELS, emulating, on_torch, rows_of, save, session_on, sets
+from tests.fixtures.engines import MODELS, emulating, on_torch, quantize, rows_of, save, session_on, sets
 from tests.fixtures.models import model_of
 
 pytestmark = pytest.mark.skipif(not sets(), reason="there is no C compiler")
@@ -87,7 +87,8 @@ def test_wide_heads_and_long_rows(kernels, tmp_path):
 
 
 def test_sparse_matrices(tmp_path):
-    for edits in ([], [{"kind": "factor", "share": 0.6, "by": "svd"}]):
+    four = quantize({"kind": "symmetric", "bits": 4}, {"kind": "asymmetric", "bits": 8})
+    for edits in ([], [{"kind": "factor", "share": 0.6, "by": "svd"}], [four]):
         assert_alike(save(tmp_path / "m.safetensors", edits, prune=True), rows_of(LENGTHS))
 
 

@@ -245,10 +245,12 @@ INLINE void dot_float_tile(const float *a, int64_t stride, const int32_t rows, c
 DOT_FLOAT(1)
 DOT_FLOAT(2)
 DOT_FLOAT(3)
-DOT_FLOAT(4) DOT_FLOAT(5) DOT_FLOAT(6)
+DOT_FLOAT(4)
+DOT_FLOAT(5)
+DOT_FLOAT(6)
 
-    static void dot_float(const float *a, int64_t stride, int32_t rows, const float *panel, int32_t depth, int32_t groups,
-                          float *c) {
+static void dot_float(const float *a, int64_t stride, int32_t rows, const float *panel, int32_t depth, int32_t groups,
+                      float *c) {
     (void)groups;
     static void (*const tiles[])(const float *, int64_t, const float *, int32_t, float *) = {
         0, dot_float_1, dot_float_2, dot_float_3, dot_float_4, dot_float_5, dot_float_6};
