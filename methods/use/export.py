@@ -15,10 +15,10 @@ from torch import nn
 
 from methods.common import files
 from methods.common.errors import UserError
-from methods.model import artifact
+from methods.model import artifact, description
 from methods.model.anatomy import anatomy
 from methods.model.encoder import logits
-from methods.use.prediction import tokenizer_of
+from methods.use.model import tokenizer_of
 
 INSTALL = "pip install -r requirements-export.txt -c constraints.txt"
 ROWS, LONGEST = 12, 128  # rows that a finished export is checked with, and their tokens
@@ -56,7 +56,7 @@ def to_onnx(path: Path, folder: Path, base: Path | None, runtime: str, least_bit
         raise UserError("OpenVINO refuses codes of 2 bits: export with --width 4, or --for onnxruntime.")
     with _writing(folder) as work:
         model, meta, tokenizer = _read(path, base)
-        graph = export_onnx.build(model, artifact.read(path)[0], least_bits, exact)
+        graph = export_onnx.build(model, description.read(path)[0], least_bits, exact)
         notes = export_onnx.notes(model, exact)
         graph.doc_string = " ".join([f"{meta['method']} on {meta['task']}, seed {meta['seed']}.", *notes])
         onnx.checker.check_model(graph)
@@ -133,6 +133,7 @@ def _rows(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
 
 def _read(path: Path, base: Path | None) -> tuple[nn.Module, dict, str]:
     model, meta = artifact.load(path)
+    description.require(path, meta, description.USE, description.ORIGIN)
     return model.eval(), meta, tokenizer_of(path, meta, base)
 
 

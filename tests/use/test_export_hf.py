@@ -89,7 +89,8 @@ def test_a_layer_without_a_stock_form_is_refused_in_one_line(tmp_path):
 LOAD = """
 import json, sys
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-tokenizer, model = AutoTokenizer.from_pretrained(sys.argv[1]), AutoModelForSequenceClassification.from_pretrained(sys.argv[1])
+folder = sys.argv[1]
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
 row = tokenizer("the film is good", "not dull", return_tensors="pt")
 print(json.dumps([row["input_ids"].tolist(), row["token_type_ids"].tolist(), model(**row).logits.tolist()]))
 """
@@ -113,7 +114,7 @@ def test_the_command_writes_a_folder_that_transformers_loads(run_method, base_pa
     (result,) = card.data.eval_results
     assert result.metric_type == "accuracy"
     assert result.metric_value == round(record["scores"]["last"]["metrics"]["accuracy"], 2)
-    assert record["request"]["spec"]["paper"] in card.text
+    assert "KDLSQ-BERT (Jin et al. 2021, arXiv 2101.05938)" in card.text
     assert main(["export", str(path), "--to", "hf", str(tmp_path / "out"), "--base", str(base_path)]) == 1
     assert "exists and is not empty" in capsys.readouterr().err
 
