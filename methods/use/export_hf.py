@@ -6,6 +6,7 @@ zeros fill the stock shape up: such a head has zero values, so nothing that it d
 place in transformers.
 """
 
+import ast
 import functools
 from pathlib import Path
 
@@ -197,8 +198,9 @@ def _run(path: Path) -> dict | None:
 
 CARD = """# {method} on {task}
 
-A model of the method `{method}` ({paper}), fine-tuned on {task} with seed {seed}, and decoded to full precision from the
-packed file of a benchmark of BERT compression: every weight has the value that its code in that file means.
+- Method: `{method}`. {paper}.
+- Task: {task}, seed {seed}.
+- Every weight has the value that its code in the packed model file means.
 
 - Inputs: {columns}, cut to {max_length} tokens.
 - Data: {data}.
@@ -237,7 +239,7 @@ def _card(model: nn.Module, meta: dict, run: dict | None, notes: list[str]) -> s
     source = " ".join(str(made[key]) for key in ("source", "id", "revision") if made.get(key))
     text = CARD.format(
         **{key: meta[key] for key in ("method", "task", "seed", "max_length", "protocol", "step")},
-        paper=meta["spec"]["paper"],
+        paper=_paper(meta["spec"]["family"]),
         columns=" and ".join(meta["columns"]),
         data=source or f"preset {meta['preset']}",
         base=meta["tokenizer"]["id"],
@@ -245,6 +247,13 @@ def _card(model: nn.Module, meta: dict, run: dict | None, notes: list[str]) -> s
         scores=_scores(metrics, run) if run else "",
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}"))
+
+
+def _paper(family: str) -> str:
+    """Return what a paper's file says of itself: its title and where it was published."""
+    path = Path(__file__).parents[1] / f"{family}.py"
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return (text or family).partition("\n")[0].partition(":")[0]
 
 
 def _scores(metrics: dict[str, float], run: dict) -> str:

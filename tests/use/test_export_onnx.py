@@ -1,10 +1,16 @@
 """ONNX graphs return what the model files do, in ONNX Runtime, whatever was done to the model."""
 
+import subprocess
+import sys
+from textwrap import dedent
+
 import numpy as np
 import pytest
 import torch
 
+from methods.__main__ import main
 from methods.common.errors import UserError
+from methods.common.files import read_json
 from methods.kernel import quantizers
 from methods.model import artifact
 from methods.model.edits import apply, calibrate
@@ -176,7 +182,8 @@ def test_codes_are_stored_in_the_width_that_is_asked_for(tmp_path, bits, types):
     codes = onnx.numpy_helper.to_array(stored[name]).astype(np.float32)
     weight = model.get_submodule(name.removesuffix(".weight")).weight.detach().numpy()
     assert np.array_equal(codes.T * arrays[f"{name}.step"], weight)
-    require_rounding(ran(graph, batch_of()), answers(model, batch_of()))
+    batch = batch_of(rows=20)
+    require_rounding(ran(graph, batch), answers(model, batch))
 
 
 def operators(graph) -> set[str]:
@@ -210,7 +217,7 @@ def test_dynamic_ranges_of_the_operator_stay_near(tmp_path):
 def test_another_encoder_has_its_positions(tmp_path):
     changes = {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1}
     model, arrays = packed(tmp_path, [("quantize", KDLSQ)], **changes)
-    batch = batch_of()
+    batch = batch_of(rows=20)
     batch["input_ids"] = torch.where(batch["attention_mask"] > 0, batch["input_ids"], 1)
     require_rounding(ran(export_onnx.build(model, arrays), batch), answers(model, batch))
 
@@ -223,3 +230,37 @@ def test_what_has_no_form_in_onnx_is_refused_in_one_line(tmp_path):
     model, arrays = packed(tmp_path, activations({"kind": "ternary"}))
     with pytest.raises(UserError, match="'ternary' cannot be exported"):
         export_onnx.build(model, arrays)
+
+
+def test_the_command_writes_a_graph_that_was_checked(run_method, base_path, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert export_of(run_method("lsq_4bit")[1] / "last.safetensors", base_path, out) == 0
+    told = capsys.readouterr().out
+    assert "Checked in onnxruntime, 12 rows" in told
+    assert "the same answer in every row" in told
+    assert sorted(file.name for file in out.iterdir()) == ["README.md", "config.json", "model.onnx", "tokenizer.json"]
+    assert read_json(out / "config.json")["labels"] == ["negative", "positive"]
+    example = "\n".join(line for line in (out / "README.md").read_text().splitlines() if line.startswith("    "))
+    shown = subprocess.run([sys.executable, "-c", dedent(example)], cwd=out, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("[array([[")
+
+
+def export_of(path, base_path, out, *words) -> int:
+    return main(["export", str(path), "--to", "onnx", str(out), "--base", str(base_path), *words])
+
+
+def test_a_graph_that_computes_something_else_is_not_written(run_method, base_path, tmp_path, capsys, monkeypatch):
+    path = run_method("lsq_4bit")[1] / "last.safetensors"
+    monkeypatch.setitem(export_onnx.ACTIVATIONS, "GELUActivation", ("Relu", {}))
+    assert export_of(path, base_path, tmp_path / "out") == 1
+    assert "computes other numbers than the model file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runtimes_that_are_absent_or_refuse_a_width_are_named(run_method, base_path, tmp_path, capsys, monkeypatch):
+    path = run_method("lsq_4bit")[1] / "last.safetensors"
+    assert export_of(path, base_path, tmp_path / "out", "--for", "openvino", "--width", "2") == 1
+    assert "OpenVINO refuses codes of 2 bits" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert export_of(path, base_path, tmp_path / "out", "--for", "openvino") == 0
+    assert "not checked, because openvino is not installed" in capsys.readouterr().out

@@ -66,6 +66,12 @@ def test_direct_pins_are_those_of_the_constraints(file):
     assert direct == {name: constraints.get(name) for name in direct}
 
 
+def test_the_extras_of_exports_are_pinned_and_contradict_nothing():
+    constraints, extras = pins_of("constraints.txt"), pins_of("requirements-export.txt")
+    assert {"onnx", "onnxruntime", "openvino"} <= extras.keys()
+    assert all(constraints.get(name, version) == version for name, version in extras.items())
+
+
 def test_every_package_installed_for_the_project_is_pinned_and_is_the_pinned_version():
     constraints = pins_of("constraints.txt")
     names = needed([*pins_of("requirements.txt"), *pins_of("requirements-dev.txt")])
