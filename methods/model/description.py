@@ -181,6 +181,7 @@ def check(meta: dict, arrays: dict[str, np.ndarray]) -> None:
         _require(meta["spec"].get("family"), NAME, "spec.family")
     layers = _check_edits(meta["edits"], config)
     _check_layers(arrays, ANATOMIES[config["model_type"]].layers, layers)
+    _check_modules(meta["edits"], arrays)
     for name, entry in meta["packed"].items():
         place = f"packed {name[:TEXT]!r}"
         _check_mapping(entry, PACKED, place, required=("shape", "bits", "from", "by", "packing"))
@@ -323,6 +324,19 @@ def _check_layers(arrays: dict, path: str, layers: int) -> None:
     found = {int(match[1]) for name in arrays if (match := re.search(rf"{re.escape(path)}\.(\d{{1,6}})\.", name))}
     if found != set(range(layers)):
         raise Wrong(f"config: num_hidden_layers and edits say {layers} layers, and the file holds {len(found)}")
+
+
+def _check_modules(edits: list[dict], arrays: dict) -> None:
+    """Raise for a list of modules that names one twice, or one that has no array; `layers` gives them other names."""
+    last = max((at for at, edit in enumerate(edits) if edit["kind"] == "layers"), default=-1)
+    present = {name[: dot.start()] for name in arrays for dot in re.finditer(r"\.", name)}
+    for at, edit in enumerate(edits):
+        modules = edit.get("modules", [])
+        if len(set(modules)) < len(modules):
+            raise Wrong(f"edits.{at}.modules names a module twice")
+        wanted = (f"{module}.first" if edit["kind"] == "split" else module for module in modules)
+        if at > last and (absent := [name for name in wanted if name not in present]):
+            raise Wrong(f"edits.{at}.modules: the file holds no {absent[0]!r}")
 
 
 # --- arrays -----------------------------------------------------------------------------------------------
