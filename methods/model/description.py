@@ -7,7 +7,7 @@ other programs read files through this module. docs/model-file.md explains the f
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -159,10 +159,10 @@ def refusal(path: Path, reason: str) -> UserError:
     return UserError(f"{path} is not a model that this version can use ({reason}): make it again.")
 
 
-def require(path: Path, meta: dict, *tables: dict[str, Check]) -> None:
-    """Raise one line for a model file whose description lacks a key of these tables, such as USE or ORIGIN."""
-    for table in tables:
-        if missing := [key for key in table if key not in meta]:
+def require(path: Path, meta: dict, *groups: Iterable[str]) -> None:
+    """Raise one line for a model file whose description lacks one of these keys, such as those of USE or ORIGIN."""
+    for keys in groups:
+        if missing := [key for key in keys if key not in meta]:
             raise refusal(path, f"its description lacks {missing[0]!r}")
 
 
