@@ -31,6 +31,7 @@ class Fallback:
             torch.set_num_threads(threads)
         self.threads = torch.get_num_threads()
         model, self.meta = artifact.load(path)
+        description.require(path, self.meta, ("kind", "padding", "max_length"))
         device, _, _ = open_device("fp32")
         self.model = model.to(device.device).eval()
         tensors = [*self.model.parameters(), *self.model.buffers()]

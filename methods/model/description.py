@@ -7,7 +7,7 @@ other programs read files through this module. docs/model-file.md explains the f
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -159,10 +159,10 @@ def refusal(path: Path, reason: str) -> UserError:
     return UserError(f"{path} is not a model that this version can use ({reason}): make it again.")
 
 
-def require(path: Path, meta: dict, *tables: dict[str, Check]) -> None:
-    """Raise one line for a model file whose description lacks a key of these tables, such as USE or ORIGIN."""
-    for table in tables:
-        if missing := [key for key in table if key not in meta]:
+def require(path: Path, meta: dict, *groups: Iterable[str]) -> None:
+    """Raise one line for a model file whose description lacks one of these keys, such as those of USE or ORIGIN."""
+    for keys in groups:
+        if missing := [key for key in keys if key not in meta]:
             raise refusal(path, f"its description lacks {missing[0]!r}")
 
 
@@ -181,6 +181,7 @@ def check(meta: dict, arrays: dict[str, np.ndarray]) -> None:
         _require(meta["spec"].get("family"), NAME, "spec.family")
     layers = _check_edits(meta["edits"], config)
     _check_layers(arrays, ANATOMIES[config["model_type"]].layers, layers)
+    _check_modules(meta["edits"], arrays)
     for name, entry in meta["packed"].items():
         place = f"packed {name[:TEXT]!r}"
         _check_mapping(entry, PACKED, place, required=("shape", "bits", "from", "by", "packing"))
@@ -327,6 +328,19 @@ def _check_layers(arrays: dict, path: str, layers: int) -> None:
     found = {int(match[1]) for name in arrays if (match := re.search(rf"{re.escape(path)}\.(\d{{1,6}})\.", name))}
     if found != set(range(layers)):
         raise Wrong(f"config: num_hidden_layers and edits say {layers} layers, and the file holds {len(found)}")
+
+
+def _check_modules(edits: list[dict], arrays: dict) -> None:
+    """Raise for a list of modules that names one twice, or one that has no array; `layers` gives them other names."""
+    last = max((at for at, edit in enumerate(edits) if edit["kind"] == "layers"), default=-1)
+    present = {name[: dot.start()] for name in arrays for dot in re.finditer(r"\.", name)}
+    for at, edit in enumerate(edits):
+        modules = edit.get("modules", [])
+        if len(set(modules)) < len(modules):
+            raise Wrong(f"edits.{at}.modules names a module twice")
+        wanted = (f"{module}.first" if edit["kind"] == "split" else module for module in modules)
+        if at > last and (absent := [name for name in wanted if name not in present]):
+            raise Wrong(f"edits.{at}.modules: the file holds no {absent[0]!r}")
 
 
 # --- arrays -----------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ import pytest
 from methods.common import files
 from methods.common.errors import UserError
 from methods.model import artifact, description
+from methods.use import inspection
+from methods.use.model import Model
 from tests.fixtures.models import write_small_models
 from tests.fixtures.world import loader
 
@@ -63,11 +65,14 @@ EDITS = [
 
 
 @pytest.fixture(scope="module")
-def honest(tmp_path_factory, sst2):
+def honest(tmp_path_factory, sst2, base):
     """The arrays and descriptions of small models of every packing and every kind of edit."""
     batch = next(loader(sst2, "validation", seed=3).sample(16))
     written = write_small_models(tmp_path_factory.mktemp("honest"), batch)
-    return {name: files.read_sealed(path) for name, path in written.items()}
+    found = {name: files.read_sealed(path) for name, path in written.items()}
+    for _, meta in found.values():
+        meta["tokenizer"]["sha256"] = files.sha256(base.tokenizer.encode())
+    return found
 
 
 def places(value, path=()):
@@ -184,33 +189,54 @@ def refused(path: Path, read) -> str | None:
         assert time.process_time() - started < SECONDS
 
 
-def try_all(honest: dict, folder: Path, seeds: range) -> tuple[int, int]:
-    """Read corrupted files; return how many `read` refuses, and how many of the others `load` refuses."""
-    by_read = by_load = 0
+def try_all(honest: dict, base: Path, folder: Path, seeds: range) -> int:
+    """Read, load, inspect and ask corrupted files; return how many are refused."""
+    path, count = folder / "model.safetensors", 0
+    uses = (
+        description.read,
+        artifact.load,
+        lambda path: inspection.page(inspection.facts(path), layers=True),
+        lambda path: Model(path, engine="torch", base=base)("the film is not good"),
+    )
     with Watch() as watch:
         for seed in seeds:
-            path = folder / "model.safetensors"
             arrays, meta, words = corrupted(honest, seed)
+            files.write_sealed(path, arrays, meta)
             try:
-                files.write_sealed(path, arrays, meta)
-                line = refused(path, description.read)
-                by_read += line is not None
-                by_load += line is None and refused(path, artifact.load) is not None
+                lines = [refused(path, use) for use in uses]
             except Exception as error:
                 raise AssertionError(f"file {seed} ({words}): {type(error).__name__} {error}") from error
+            assert lines[0] is None or set(lines) == {lines[0]}, "what cannot be read can be used"
+            count += any(lines)
     assert watch.most - watch.before < MEMORY
-    return by_read, by_load
+    return count
 
 
-def test_corrupted_files_are_one_line_at_once(honest, tmp_path):
-    by_read, by_load = try_all(honest, tmp_path, range(100))
-    assert by_read + by_load > 80
+def test_honest_files_are_read_and_used(honest, base_path, tmp_path):
+    path = tmp_path / "model.safetensors"
+    for arrays, meta in honest.values():
+        files.write_sealed(path, arrays, meta)
+        assert Model(path, engine="torch", base=base_path)("the film is not good")["label"] in meta["labels"]
+        assert inspection.facts(path)["labels"] == meta["labels"]
+
+
+@pytest.mark.parametrize("key", [*description.USE, *description.ORIGIN])
+def test_a_description_without_a_key_is_refused_where_the_key_is_needed(key, honest, base_path, tmp_path):
+    path = tmp_path / "model.safetensors"
+    arrays, meta = honest["full"]
+    files.write_sealed(path, arrays, {name: value for name, value in meta.items() if name != key})
+    assert f"lacks {key!r}" in refused(path, inspection.facts)
+    line = refused(path, lambda path: Model(path, engine="torch", base=base_path)("the film"))
+    assert f"lacks {key!r}" in line if key in description.USE else line is None
+
+
+def test_corrupted_files_are_one_line_at_once(honest, base_path, tmp_path):
+    assert try_all(honest, base_path, tmp_path, range(60)) > 50
 
 
 @pytest.mark.slow
-def test_many_corrupted_files_are_one_line_at_once(honest, tmp_path):
-    by_read, by_load = try_all(honest, tmp_path, range(100, 600))
-    assert by_read + by_load > 400
+def test_many_corrupted_files_are_one_line_at_once(honest, base_path, tmp_path):
+    assert try_all(honest, base_path, tmp_path, range(100, 600)) > 450
 
 
 # --- containers -------------------------------------------------------------------------------------------
