@@ -24,7 +24,21 @@ SECONDS = 1.0
 MEMORY = 200  # MiB
 VALUES = [
     *(0, 1, -1, 2, 3, 7, 8, 9, 63, 64, 65, 2**15, 10**6, 2**31, 2**63, 10**30, 10**300, -(10**18), True, False, None),
-    *(0.5, -0.5, 1e308, 1e-300, 3.0, "", "x", "32", "../../etc/passwd", "\x1b[2J\n", "a" * 10_000, "eager", "flash_attention_2"),
+    *(
+        0.5,
+        -0.5,
+        1e308,
+        1e-300,
+        3.0,
+        "",
+        "x",
+        "32",
+        "../../etc/passwd",
+        "\x1b[2J\n",
+        "a" * 10_000,
+        "eager",
+        "flash_attention_2",
+    ),
     *([], [1], [[]], [10**9, 10**9], [1, 2, 3], ["bert"] * 5000, {}, {"kind": "quantize"}, {"a": {"b": {"c": {}}}}),
 ]
 EDITS = [
@@ -59,7 +73,10 @@ def honest(tmp_path_factory, sst2):
     histories = {
         "full": [],
         "bits": [("quantize", learned), ("split", split)],
-        "trits": [("narrow", {"heads": 1, "neurons": 8}), ("quantize", ternary | {"activations": {"kind": "interval", "bits": 8}})],
+        "trits": [
+            ("narrow", {"heads": 1, "neurons": 8}),
+            ("quantize", ternary | {"activations": {"kind": "interval", "bits": 8}}),
+        ],
         "factors": [("layers", {"keep": [1]}), ("factor", {"share": 0.5, "by": "svd"}), ("activate", {"function": "relu"})],
         "int8": [("int8_dynamic", {})],
     }
@@ -112,11 +129,15 @@ def corrupted(honest: dict, seed: int) -> tuple[dict, dict, str]:
             inside[chance.choice(["_attn_implementation", "auto_map", "x" * 5000, "quantization_config"])] = "a/b"
         elif what == "edit":
             edit = copy.deepcopy(chance.choice(EDITS))
-            meta["edits"] = [edit] * chance.choice([1, 2, 20, 100]) if chance.random() < 0.5 else [*meta.get("edits", []), edit]
+            meta["edits"] = (
+                [edit] * chance.choice([1, 2, 20, 100]) if chance.random() < 0.5 else [*meta.get("edits", []), edit]
+            )
         elif what == "deep":
             inside[key] = _nested(chance.choice([5, 100, 800]))
         elif what == "renamed" and isinstance(inside, dict):
-            inside[chance.choice(["\x1b]0;title\x07", "name\nerror: forged", "bert.encoder.layer.7.x.weight"])] = inside.pop(key)
+            inside[chance.choice(["\x1b]0;title\x07", "name\nerror: forged", "bert.encoder.layer.7.x.weight"])] = inside.pop(
+                key
+            )
         else:
             inside[key] = copy.deepcopy(chance.choice(VALUES))
         words.append(f"{what} {'.'.join(map(str, path))} {str(inside)[:60] if what == 'value' else ''}")
