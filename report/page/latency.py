@@ -13,26 +13,25 @@ def facts(board: Board, cell: dict) -> Iterator[tuple[str, str]]:
     if found == NOT_MEASURED or found["engine"] is None:
         yield "Time of a sentence", NOT_MEASURED if found == NOT_MEASURED else f"{NOT_MEASURED}: {found['reason']}"
         return
+    yield "One sentence", _times(found, "1")
+    yield (
+        "Batches of 32",
+        f"{_times(found, '32')}: {count(round(found['batches']['32']['sentences_per_second']))} sentences/s",
+    )
     speed = board.latencies.speed(method, [task])
-    yield "One sentence", f"{_times(found['batches']['1'])}, over {_rows(found, '1')}"
-    batched = found["batches"]["32"]
-    per_second = f"{count(round(batched['sentences_per_second']))} sentences a second"
-    yield "Batches of 32", f"{_times(batched)}, {per_second}, over {_rows(found, '32')}"
     if isinstance(speed, str):
-        yield "Compared", f"no, {speed}"
+        yield "Not compared", speed
     elif speed.ratio is not None and method != board.latencies.full_precision:
         yield "Speed-up", f"{score(speed.ratio, 2)}× over {board.title(board.latencies.full_precision)}, one sentence"
-    reason = f": {found['reason']}" if found["reason"] else ""
-    yield "Engine", f"packed, {found['kernels']} kernels" if found["engine"] == "packed" else f"torch{reason}"
-    yield "Timed on", f"{Setting.of(found).title}; {found['device']['platform']}"
-    yield "Start", f"opens in {found['load_seconds']:.2g} s; rise of resident memory: {mebibytes(found['memory_bytes'])}"
+    engine = f"packed engine, {found['kernels']} kernels" if found["engine"] == "packed" else f"torch: {found['reason']}"
+    yield "Timed on", f"{Setting.of(found).title}; {engine}"
+    yield "Start", f"{found['load_seconds']:.2g} s; memory + {mebibytes(found['memory_bytes'])}"
     differ = f"{found['difference']:.2g} points at most" if found["difference"] else "none"
-    yield "Scores", f"through torch, in fp32; difference through this engine: {differ}"
+    yield "Scores", f"torch, fp32; difference through this engine: {differ}"
 
 
-def _times(calls: dict) -> str:
-    return f"{milliseconds(calls['median_ms'])} (95 % within {milliseconds(calls['p95_ms'])})"
-
-
-def _rows(found: dict, size: str) -> str:
-    return f"{count(found['batches'][size]['rows'])} of {plural(found['rows'], 'dev row')}"
+def _times(found: dict, size: str) -> str:
+    calls = found["batches"][size]
+    text = f"{milliseconds(calls['median_ms'])}, 95 % within {milliseconds(calls['p95_ms'])}"
+    skipped = found["rows"] - calls["rows"] >= int(size)  # what fills no whole batch is not worth a word
+    return text + (f", over {count(calls['rows'])} of {plural(found['rows'], 'dev row')}" if skipped else "")
