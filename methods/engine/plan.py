@@ -15,18 +15,44 @@ from methods.model import description
 from methods.model.anatomy import ANATOMIES
 
 EDITS = ("quantize", "int8_dynamic", "factor", "factor_words", "narrow", "layers", "activate", "requantize", "split")
+ONCE = ("quantize", "int8_dynamic", "activate", "narrow")  # edits of which the last one alone would not say all
+COUNTERS = (".batches",)  # what training alone needs
 NEVER = np.float32(np.inf)
+
+
+class _Read(dict):
+    """Arrays by name that remember which were read."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        super().__init__(arrays)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = super().__getitem__(name)
+        self.read.add(name)
+        return array
+
+    def get(self, name: str, default=None):
+        try:
+            return self[name]
+        except KeyError:
+            return default
 
 
 class Plan:
     """A description of the model in a file. It keeps the arrays alive that the description points to."""
 
     def __init__(self, path: Path, arrays: dict[str, np.ndarray], meta: dict):
-        self.path, self.arrays, self.packed, self.meta = path, arrays, meta["packed"], meta
+        self.path, self.arrays, self.packed, self.meta = path, _Read(arrays), meta["packed"], meta
         self.kept: list = []
-        self.edits = {edit["kind"]: edit for edit in meta["edits"]}
-        if foreign := [kind for kind in self.edits if kind not in EDITS]:
+        kinds = [edit["kind"] for edit in meta["edits"]]
+        self.edits = dict(zip(kinds, meta["edits"], strict=True))
+        if foreign := [kind for kind in kinds if kind not in EDITS]:
             raise Unsupported(f"{path}: the packed engine cannot compute the edit {foreign[0]!r}.")
+        if twice := [kind for kind in ONCE if kinds.count(kind) > 1]:
+            raise Unsupported(
+                f"{path}: the packed engine cannot compute the edit {twice[0]!r} of a model that has it already."
+            )
         config = meta["config"]
         self.anatomy, self.config = ANATOMIES[config["model_type"]], config
         self.body = f"{self.anatomy.architecture}."  # the prefix of the encoder's tensors
@@ -43,6 +69,8 @@ class Plan:
             self.model = self._model()
         except KeyError as error:
             raise Unsupported(f"{path}: the packed engine finds no {error.args[0]!r} in the file.") from None
+        if unread := [name for name in arrays if name not in self.arrays.read and not name.endswith(COUNTERS)]:
+            raise Unsupported(f"{path}: the packed engine has no place for the array {unread[0]!r:.99}.")
 
     # --- parts of the description -----------------------------------------------------------------------------
 
@@ -73,7 +101,7 @@ class Plan:
             head=abi.POINTER(Linear)(head),
         )
         if factored:
-            model.words_out = self._pointer(self._linear(f"{words}.1", self.activations))
+            model.words_out = self._pointer(self._linear(f"{words}.1", self.activations, has_bias=False))
         if pooler is not None:
             model.pooler = abi.POINTER(Linear)(pooler)
         return model
@@ -114,15 +142,15 @@ class Plan:
         pooler = self._linear(self.body + self.anatomy.pooler, self.activations, own=True)
         return pooler, self._linear("classifier", None)
 
-    def _linear(self, name: str, inputs: dict | None, own: bool = False) -> Linear:
+    def _linear(self, name: str, inputs: dict | None, own: bool = False, has_bias: bool = True) -> Linear:
         """A linear map; `inputs` is the quantizer of what goes in, and `own` says that torch's int8 has one here."""
         if self._has(f"{name}.0"):  # the input is quantized for the first factor, its result for the second
             outer = self._linear(f"{name}.1", self.activations)
-            outer.inner = self._pointer(self._linear(f"{name}.0", inputs))
+            outer.inner = self._pointer(self._linear(f"{name}.0", inputs, has_bias=False))
             return outer
         first, second = self._halves(name)
-        biases = [bias for bias in (f"{name}.first.bias", f"{name}.bias") if bias in self.arrays]
-        bias = self._floats(self._array(biases[0], (first.rows,))) if biases else None
+        bias = f"{name}.first.bias" if self._has(f"{name}.first") else f"{name}.bias"
+        bias = self._floats(self._array(bias, (first.rows,))) if has_bias else None
         entry = self._int8_range() if self.int8 and own else self._range(inputs, f"{name}.input_quantizer")
         return Linear(first=first, second=second, bias=bias, input=entry)
 

@@ -11,8 +11,9 @@ import pytest
 
 from methods.common.errors import UserError
 from methods.common.files import read_sealed, write_sealed
-from methods.engine import NoCompiler
+from methods.engine import NoCompiler, Unsupported
 from methods.engine.library import find_compiler
+from methods.engine.plan import Plan
 from tests.fixtures.engines import EMULATED, MODELS, rows_of, save, session_on, sets
 
 pytestmark = pytest.mark.skipif(not sets(), reason="there is no C compiler")
@@ -127,3 +128,18 @@ def test_files_whose_parts_do_not_fit_each_other_are_refused(name, tmp_path):
                 assert "\n" not in str(error)
                 refused += 1
     assert refused > 3 * len(arrays)
+
+
+def test_what_the_engine_would_pass_over_is_refused(tmp_path):
+    arrays, meta = read_sealed(save(tmp_path / "m.safetensors", MODELS["static, 4 bits"]))
+    bias, more = "bert.encoder.layer.0.output.dense.bias", "bert.encoder.layer.0.output.dense.gate"
+    twice = meta | {"edits": [*meta["edits"], meta["edits"][0]]}
+    foreign = meta | {"edits": [*meta["edits"], {"kind": "moebert.route"}]}
+    for changed, header, why in (
+        ({name: array for name, array in arrays.items() if name != bias}, meta, f"finds no '{bias}'"),
+        (arrays | {more: arrays[bias]}, meta, f"no place for the array '{more}'"),
+        (arrays, twice, "cannot compute the edit 'quantize' of a model that has it already"),
+        (arrays, foreign, "cannot compute the edit 'moebert.route'"),
+    ):
+        with pytest.raises(Unsupported, match=why):
+            Plan(tmp_path / "m.safetensors", changed, header)

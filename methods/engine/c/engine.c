@@ -126,7 +126,7 @@ static int32_t open_model(Opening *o, const Model *m, Engine *e) {
     if (m->vocabulary < 1 || m->positions < 1 || m->types < 1 || m->positions > 1 << 20 || m->types > 1 << 20 || !m->head ||
         (m->layers && !m->layer))
         return fail(o, "the model has no sound tables");
-    if (!m->position_table || !m->type_table || !(m->epsilon > 0)) return fail(o, "the model lacks a table");
+    if (!m->position_table || !m->type_table || !(m->epsilon >= 0)) return fail(o, "the model lacks a table");
     e->hidden = hidden;
     e->layers = m->layers;
     e->outputs = m->outputs;
