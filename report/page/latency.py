@@ -25,7 +25,8 @@ def facts(board: Board, cell: dict) -> Iterator[tuple[str, str]]:
         yield "Speed-up", f"{score(speed.ratio, 2)}× over {board.title(board.latencies.full_precision)}, one sentence"
     engine = f"packed engine, {found['kernels']} kernels" if found["engine"] == "packed" else f"torch: {found['reason']}"
     yield "Timed on", f"{Setting.of(found).title}; {engine}"
-    yield "Start", f"{found['load_seconds']:.2g} s; memory + {mebibytes(found['memory_bytes'])}"
+    memory = "" if found["memory_bytes"] is None else f"; memory rises by {mebibytes(found['memory_bytes'])}"
+    yield "Start", f"opens in {found['load_seconds']:.2g} s{memory}"
     differ = f"{found['difference']:.2g} points at most" if found["difference"] else "none"
     yield "Scores", f"torch, fp32; difference through this engine: {differ}"
 
