@@ -90,62 +90,82 @@ static void describe(Columns *c, int64_t column, const Grid *grid, int32_t sum, 
     c->z[column] = zero * sum;
 }
 
+/* The codes of one row of queries, keys or values on a grid: those that are there, or made in `room`. */
+static const uint8_t *codes_of_row(const Attention *a, int32_t which, int64_t token, int64_t place, const Grid *grid,
+                                   uint8_t *room) {
+    const int64_t width = (int64_t)a->layer->heads * a->layer->width, at = (3 * token + which) * width + place;
+    if (a->coded) return a->coded + at;
+    a->engine->kernels->quantize(a->engine->wide + at, a->layer->width, grid, room);
+    return room;
+}
+
+static const float *floats_of_row(const Attention *a, int32_t which, int64_t token, int64_t place) {
+    return a->engine->wide + (3 * token + which) * (int64_t)a->layer->heads * a->layer->width + place;
+}
+
 /* Keys as columns of panels. */
-static void lay_keys(const Attention *a, Scratch *s, const float *keys, int64_t stride, int64_t length, int32_t head,
-                     int32_t in_codes) {
-    const Kernels *kernels = a->engine->kernels;
-    const int64_t depth = up_to(head, kernels->pad);
-    const int32_t zero = a->grids[QUERY].zero, on_grid = a->layer->ranges[KEY].kind != RANGE_NONE;
+static void lay_keys(const Attention *a, Scratch *s, int64_t start, int64_t place, int64_t length, int32_t in_codes) {
+    const int32_t head = a->layer->width, zero = a->grids[QUERY].zero, on_grid = a->layer->ranges[KEY].kind != RANGE_NONE;
+    const int64_t depth = up_to(head, a->engine->kernels->pad);
     for (int64_t n = 0; n < length; n++) {
-        const float *row = keys + n * stride;
+        const float *row = floats_of_row(a, KEY, start + n, place);
         const int64_t panel = n / PANEL, column = n % PANEL;
+        const uint8_t *codes = NULL;
         Grid grid = {0};
         if (on_grid) {
             grid = grid_of_row(a, KEY, row, head);
-            kernels->quantize(row, head, &grid, s->four);
+            codes = codes_of_row(a, KEY, start + n, place, &grid, s->four);
         }
         if (in_codes) {
             int8_t *to = s->keys.panels + panel * depth * PANEL + column * 4;
-            for (int32_t k = 0; k < head; k++) to[k / 4 * 256 + k % 4] = (int8_t)(s->four[k] ^ 0x80);
-            describe(&s->keys, n, &grid, sum_of_codes(s->four, head, 128), head, zero);
+            int32_t k = 0;
+            for (; k + 4 <= head; k += 4) { /* four at once */
+                uint32_t four;
+                memcpy(&four, codes + k, 4);
+                four ^= 0x80808080u;
+                memcpy(to + k * PANEL, &four, 4);
+            }
+            for (; k < head; k++) to[k / 4 * 256 + k % 4] = (int8_t)(codes[k] ^ 0x80);
+            describe(&s->keys, n, &grid, sum_of_codes(codes, head, 128), head, zero);
         } else {
             float *to = s->keys.floats + panel * head * PANEL + column;
             for (int32_t k = 0; k < head; k++)
-                to[k * PANEL] = on_grid ? grid.alpha * (float)(s->four[k] - grid.zero) + grid.beta : row[k];
+                to[k * PANEL] = on_grid ? grid.alpha * (float)(codes[k] - grid.zero) + grid.beta : row[k];
         }
     }
 }
 
 /* Values as rows of panels: four tokens are one step of a product. */
-static void lay_values(const Attention *a, Scratch *s, const float *values, int64_t stride, int64_t length, int32_t head,
-                       int32_t in_codes) {
-    const Kernels *kernels = a->engine->kernels;
-    const int64_t wide = up_to(head, PANEL), depth = up_to(length, kernels->pad);
-    const int32_t on_grid = a->layer->ranges[VALUE].kind != RANGE_NONE;
+static void lay_values(const Attention *a, Scratch *s, int64_t start, int64_t place, int64_t length, int32_t in_codes) {
+    const int32_t head = a->layer->width, on_grid = a->layer->ranges[VALUE].kind != RANGE_NONE;
+    const int64_t wide = up_to(head, PANEL), depth = up_to(length, a->engine->kernels->pad);
     if (!in_codes) {
         for (int64_t n = 0; n < length; n++) {
-            const float *row = values + n * stride;
+            const float *row = floats_of_row(a, VALUE, start + n, place);
+            const uint8_t *codes = NULL;
             Grid grid;
             if (on_grid) {
                 grid = grid_of_row(a, VALUE, row, head);
-                kernels->quantize(row, head, &grid, s->four);
+                codes = codes_of_row(a, VALUE, start + n, place, &grid, s->four);
             }
             for (int32_t j = 0; j < head; j++)
                 s->values.floats[j / PANEL * length * PANEL + n * PANEL + j % PANEL] =
-                    on_grid ? grid.alpha * (float)(s->four[j] - grid.zero) + grid.beta : row[j];
+                    on_grid ? grid.alpha * (float)(codes[j] - grid.zero) + grid.beta : row[j];
         }
         return;
     }
     int32_t *sums = s->values.z;
     memset(sums, 0, (size_t)wide * sizeof(int32_t));
     for (int64_t n = 0; n < length; n += 4) {
-        uint8_t *rows[4];
+        const uint8_t *rows[4];
         for (int64_t i = 0; i < 4; i++) {
-            rows[i] = s->four + i * wide;
-            if (n + i < length)
-                kernels->quantize(values + (n + i) * stride, head, &a->grids[VALUE], rows[i]);
-            else
-                memset(rows[i], 0x80, (size_t)head); /* zero, as a signed byte */
+            uint8_t *room = s->four + i * wide;
+            if (n + i < length) {
+                rows[i] = codes_of_row(a, VALUE, start + n + i, place, &a->grids[VALUE], room);
+            } else {
+                memset(room, 0x80, (size_t)head); /* zero, as a signed byte */
+                rows[i] = room;
+            }
         }
         for (int32_t panel = 0; panel * PANEL < head; panel++) {
             const int32_t columns = head - panel * PANEL < PANEL ? head - panel * PANEL : PANEL;
@@ -184,17 +204,19 @@ static void multiply_floats(const Kernels *kernels, const float *x, int64_t x_st
 }
 
 /* The scores of up to 48 queries with all keys, before the softmax. */
-static void score(const Attention *a, Scratch *s, const float *queries, int32_t rows, int64_t length, Grid *grids,
+static void score(const Attention *a, Scratch *s, int64_t token, int64_t place, int32_t rows, int64_t length, Grid *grids,
                   int32_t *sums, Thread *t) {
     const Kernels *kernels = a->engine->kernels;
     const int32_t head = a->layer->width, on_grid = a->layer->ranges[QUERY].kind != RANGE_NONE;
     const int32_t in_codes = on_grid && a->layer->ranges[KEY].kind != RANGE_NONE;
     const int64_t stride = 3 * (int64_t)a->layer->heads * head, depth = up_to(head, kernels->pad),
                   keys = up_to(length, PANEL);
+    const float *queries = floats_of_row(a, QUERY, token, place);
     for (int32_t r = 0; r < rows && on_grid; r++) {
         uint8_t *codes = s->queries + r * depth;
         grids[r] = grid_of_row(a, QUERY, queries + r * stride, head);
-        kernels->quantize(queries + r * stride, head, &grids[r], codes);
+        const uint8_t *found = codes_of_row(a, QUERY, token + r, place, &grids[r], codes);
+        if (found != codes) memcpy(codes, found, (size_t)head);
         memset(codes + head, 0, (size_t)(depth - head));
         sums[r] = sum_of_codes(codes, head, grids[r].zero);
         if (!in_codes) decode(codes, head, &grids[r], s->query_floats + r * head);
@@ -223,21 +245,20 @@ void attend(void *context, int64_t item, int32_t thread) {
     const int32_t probability_grid = l->ranges[PROBABILITIES].kind != RANGE_NONE;
     const int32_t codes_of_context = probability_grid && l->ranges[VALUE].kind != RANGE_NONE && !own_values;
     const float scale = 1.0f / sqrtf((float)head);
-    const float *wide_rows = e->wide + start * 3 * width + place;
     Scratch s;
     cut_up(e, length, head, t->attention, &s);
     if (!t->entered && kernels->enter) kernels->enter();
     t->entered = 1;
     float *kept = a->kept ? a->kept + a->starts[row] + item % l->heads * length * keys : NULL;
     const int32_t known = kept && !a->measuring;
-    if (!known) lay_keys(a, &s, wide_rows + width, 3 * width, length, head, codes_of_scores);
-    if (!a->measuring) lay_values(a, &s, wide_rows + 2 * width, 3 * width, length, head, codes_of_context);
+    if (!known) lay_keys(a, &s, start, place, length, codes_of_scores);
+    if (!a->measuring) lay_values(a, &s, start, place, length, codes_of_context);
     for (int64_t first = 0; first < length; first += TILE_ROWS) {
         const int32_t rows = (int32_t)(length - first < TILE_ROWS ? length - first : TILE_ROWS);
         Grid grids[TILE_ROWS];
         int32_t sums[TILE_ROWS];
         if (kept) s.scores = kept + first * keys;
-        if (!known) score(a, &s, wide_rows + first * 3 * width, rows, length, grids, sums, t);
+        if (!known) score(a, &s, start + first, place, rows, length, grids, sums, t);
         for (int32_t r = 0; r < rows; r++) {
             float *x = s.scores + r * keys, least = 0, most = 1;
             if (!known) kernels->softmax(x, (int32_t)length, scale, &least, &most);

@@ -67,6 +67,7 @@ INLINE void unpack_as(const uint8_t *packed, const int32_t bits, const int8_t *v
         map[p] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table[p]));
     }
     for (int64_t b = 0; b < blocks; b++) {
+        _mm_prefetch((const char *)(packed + (b + 32) * 64), _MM_HINT_T0); /* it comes from memory */
         const __m512i x = _mm512_loadu_si512(packed + b * 64);
         const __m512i first = _mm512_and_si512(x, low), second = _mm512_and_si512(_mm512_srli_epi16(x, 4), low);
         int8_t *out = panel + b * 128 * parts;

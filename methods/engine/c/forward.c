@@ -209,8 +209,8 @@ typedef struct {
     float *out[3];
     int64_t stride, rows, chunk, chunks, panels[3], splits;
     int32_t add, activation;
-    const Grid *grid;
-    uint8_t *codes;
+    const Grid *grid[3]; /* codes instead of floats, where they are not NULL */
+    uint8_t *codes[3];
     int64_t codes_stride;
 } Product;
 
@@ -227,8 +227,8 @@ static Tile tile_of(const Product *p, const OpenLinear *linear, int32_t part, in
         .out = p->out[part] ? p->out[part] + row * p->stride + column : NULL,
         .out_stride = p->stride,
         .add = p->add,
-        .grid = p->grid,
-        .codes = p->codes ? p->codes + row * p->codes_stride + column : NULL,
+        .grid = p->grid[part],
+        .codes = p->codes[part] ? p->codes[part] + row * p->codes_stride + column : NULL,
         .codes_stride = p->codes_stride,
         .least = INFINITY,
         .most = -INFINITY,
@@ -376,8 +376,8 @@ static void apply(Engine *e, const OpenLinear *linear, const Operand *in, int64_
                  .add = add,
                  .activation = activation};
     if (grid) {
-        p.grid = grid;
-        p.codes = e->operands[slot].codes;
+        p.grid[0] = grid;
+        p.codes[0] = e->operands[slot].codes;
         p.codes_stride = e->operands[slot].codes_stride;
     }
     run_product(&p);
@@ -452,7 +452,7 @@ static Operand *normalised(Engine *e, Rowwise *w, const OpenNorm *norm, const Ra
 
 /* --- layers ------------------------------------------------------------------------------------------------------ */
 
-#define MOST_KEPT (8ll << 20) /* probabilities that are kept: 32 MB */
+#define MOST_KEPT (16ll << 20) /* probabilities that are kept: 64 MB */
 
 /* Where each row's probabilities begin, and how many there are in all: every query's stand at a multiple of a panel. */
 static int64_t probabilities_of(const int64_t *ends, int64_t rows, int64_t heads, int64_t *starts) {
@@ -485,11 +485,19 @@ static void run_layer(Engine *e, const OpenLayer *l, Rowwise *w, Operand *in, co
     const OpenLinear *linears[3] = {&l->query, &l->key, &l->value};
     Attention a = {.engine = e, .layer = l, .ends = ends, .rows = rows, .context = e->context};
     if (!l->query.inner && !l->key.inner && !l->value.inner) {
-        Product p = {.e = e, .in = in, .parts = 3, .stride = 3 * width, .rows = tokens};
+        Product p = {.e = e, .in = in, .parts = 3, .stride = 3 * width, .rows = tokens, .codes_stride = 3 * width};
+        int32_t known = 0; /* ranges, so that codes can be written at once */
+        for (int32_t i = 0; i < 3; i++) known += l->ranges[i].kind == RANGE_STEP;
         memcpy(p.linear, linears, sizeof linears);
         memcpy(p.out, parts, sizeof parts);
+        for (int32_t i = 0; i < 3 && known == 3; i++) {
+            a.grids[i] = grid_of(&l->ranges[i], 0, 0);
+            p.grid[i] = &a.grids[i];
+            p.codes[i] = e->operands[FORWARD].codes + i * width;
+            a.coded = e->operands[FORWARD].codes;
+        }
         run_product(&p);
-        for (int32_t i = 0; i < 3; i++) a.grids[i] = grid_from_extremes(e, &l->ranges[i], i);
+        for (int32_t i = 0; i < 3 && known < 3; i++) a.grids[i] = grid_from_extremes(e, &l->ranges[i], i);
     } else
         for (int32_t i = 0; i < 3; i++) {
             forget_extremes(e);

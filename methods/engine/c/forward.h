@@ -101,8 +101,9 @@ typedef struct {
     uint8_t *codes;
     int64_t codes_stride;
     Grid grids[4];
-    int32_t measuring; /* only the range of the probabilities */
-    float *kept;       /* probabilities from measuring, each row's from its start on, or NULL */
+    const uint8_t *coded; /* queries, keys and values as codes, (tokens, 3 heads * width), or NULL: floats in `wide` */
+    int32_t measuring;    /* only the range of the probabilities */
+    float *kept;          /* probabilities from measuring, each row's from its start on, or NULL */
     const int64_t *starts;
 } Attention;
 

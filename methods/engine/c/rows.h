@@ -144,54 +144,73 @@ static void combine(const int32_t *c, int32_t count, const float *a, const float
     }
 }
 
-/* Columns first: what belongs to a column stays in registers for all rows. */
-INLINE void finish_as(Tile *t, int32_t rows, const int32_t activation, const int32_t floats, const int32_t coded) {
+/* What belongs to one vector of columns. */
+typedef struct {
+    Floats bias, scale[2], weights[2];
+    int32_t less[2][LANES];
+} ColumnConstants;
+
+INLINE void constants_of(const Tile *t, int32_t j, int32_t matrices, ColumnConstants *c) {
+    c->bias = load(t->bias + j);
+    for (int32_t m = 0; m < matrices; m++) {
+        c->scale[m] = load(t->scale[m] + j);
+        c->weights[m] = whole(t->weights[m] + j);
+        for (int32_t i = 0; i < LANES; i++) c->less[m][i] = t->weights[m][j + i] * t->zero;
+    }
+}
+
+INLINE Floats sums_of(const Tile *t, int32_t r, int32_t j, const int32_t matrices, const ColumnConstants *c, Floats alpha,
+                      Floats beta) {
+    Floats y = c->bias;
+    for (int32_t m = 0; m < matrices; m++) {
+        const Floats sums = whole_less(t->sums[m] + r * t->stride + j, c->less[m]);
+        y = fma_(fma_(sums, alpha, mul(c->weights[m], beta)), c->scale[m], y);
+    }
+    return matrices ? y : add(y, load(t->floats + r * t->stride + j));
+}
+
+/* Blocks of 64 columns; in each, rows first, so that what is written lies together. */
+INLINE void finish_as(Tile *t, int32_t rows, const int32_t activation, const int32_t matrices, const int32_t coded) {
+    enum { VECTORS = PANEL / LANES };
     Floats low = all(t->least), high = all(t->most), poison = all(t->poison);
-    const int32_t matrices = floats ? 0 : t->sums[1] ? 2 : 1;
-    for (int32_t j = 0; j < t->columns; j += LANES) {
-        const int32_t some = t->columns - j;
-        const Floats bias = load(t->bias + j);
-        Floats scale[2], weights[2];
-        int32_t less[2][LANES];
-        for (int32_t m = 0; m < matrices; m++) {
-            scale[m] = load(t->scale[m] + j);
-            weights[m] = whole(t->weights[m] + j);
-            for (int32_t i = 0; i < LANES; i++) less[m][i] = t->weights[m][j + i] * t->zero;
-        }
+    for (int32_t block = 0; block < t->columns; block += PANEL) {
+        ColumnConstants c[VECTORS];
+        const int32_t width = t->columns - block < PANEL ? t->columns - block : PANEL;
+        for (int32_t v = 0; v < VECTORS; v++) constants_of(t, block + v * LANES, matrices, &c[v]);
         for (int32_t r = 0; r < rows; r++) {
-            Floats y = bias;
-            if (floats)
-                y = add(y, load(t->floats + r * t->stride + j));
-            else {
-                const Floats alpha = all(t->alpha[t->per_row ? r : 0]), beta = all(t->beta[t->per_row ? r : 0]);
-                for (int32_t m = 0; m < matrices; m++) {
-                    const Floats sums = whole_less(t->sums[m] + r * t->stride + j, less[m]);
-                    y = fma_(fma_(sums, alpha, mul(weights[m], beta)), scale[m], y);
+            Floats alpha = all(0), beta = all(0);
+            if (matrices) {
+                alpha = all(t->alpha[t->per_row ? r : 0]);
+                beta = all(t->beta[t->per_row ? r : 0]);
+            }
+            float *out = t->out + r * t->out_stride + block;
+            uint8_t *codes = t->codes + r * t->codes_stride + block;
+#pragma GCC unroll 4
+            for (int32_t v = 0; v < VECTORS; v++) {
+                const int32_t j = v * LANES, some = width - j;
+                if (some <= 0) break;
+                Floats y = activated(sums_of(t, r, block + j, matrices, &c[v], alpha, beta), activation);
+                if (some < LANES) { /* what is no column counts as the first that is one */
+                    float rest[LANES];
+                    store(rest, y);
+                    y = load_some(rest, some, rest[0]);
                 }
+                if (coded) {
+                    if (some < LANES)
+                        store_some_bytes(codes + j, some, codes_of(y, t->grid));
+                    else
+                        store_bytes(codes + j, codes_of(y, t->grid));
+                } else {
+                    if (t->add) y = add(y, some < LANES ? load_some(out + j, some, out[j]) : load(out + j));
+                    low = least(y, low);
+                    high = most(y, high);
+                    if (some < LANES)
+                        store_some(out + j, some, y);
+                    else
+                        store(out + j, y);
+                }
+                poison = fma_(y, all(0.0f), poison);
             }
-            y = activated(y, activation);
-            if (some < LANES) { /* what is no column counts as the first that is one */
-                float rest[LANES];
-                store(rest, y);
-                y = load_some(rest, some, rest[0]);
-            }
-            if (coded) {
-                uint8_t *codes = t->codes + r * t->codes_stride + j;
-                if (some < LANES)
-                    store_some_bytes(codes, some, codes_of(y, t->grid));
-                else
-                    store_bytes(codes, codes_of(y, t->grid));
-            } else {
-                float *out = t->out + r * t->out_stride + j;
-                if (t->add) y = add(y, some < LANES ? load_some(out, some, out[0]) : load(out));
-                low = least(y, low);
-                high = most(y, high);
-                if (some < LANES)
-                    store_some(out, some, y);
-                else
-                    store(out, y);
-            }
-            poison = fma_(y, all(0.0f), poison);
         }
     }
     t->least = least_of(low);
@@ -206,9 +225,11 @@ static void finish(Tile *t, int32_t rows) {
 #define FINISH(A)                                                                \
     case A:                                                                      \
         if (t->floats)                                                           \
+            t->grid ? finish_as(t, rows, A, 0, 1) : finish_as(t, rows, A, 0, 0); \
+        else if (!t->sums[1])                                                    \
             t->grid ? finish_as(t, rows, A, 1, 1) : finish_as(t, rows, A, 1, 0); \
         else                                                                     \
-            t->grid ? finish_as(t, rows, A, 0, 1) : finish_as(t, rows, A, 0, 0); \
+            t->grid ? finish_as(t, rows, A, 2, 1) : finish_as(t, rows, A, 2, 0); \
         break;
     switch (t->activation) {
         FINISH(ACTIVATION_NONE)
