@@ -69,7 +69,10 @@ class Plan:
             self.model = self._model()
         except KeyError as error:
             raise Unsupported(f"{path}: the packed engine finds no {error.args[0]!r} in the file.") from None
-        if unread := [name for name in arrays if name not in self.arrays.read and not name.endswith(COUNTERS)]:
+        for name in arrays:
+            if name.endswith(COUNTERS):
+                self._array(name, (), np.int64)
+        if unread := [name for name in arrays if name not in self.arrays.read]:
             raise Unsupported(f"{path}: the packed engine has no place for the array {unread[0]!r:.99}.")
 
     # --- parts of the description -----------------------------------------------------------------------------
@@ -148,6 +151,8 @@ class Plan:
             outer = self._linear(f"{name}.1", self.activations)
             outer.inner = self._pointer(self._linear(f"{name}.0", inputs, has_bias=False))
             return outer
+        if self.int8 and not self.anatomy.is_head(name):
+            self._array(f"{name}.weight_step", ())  # torch's int8 takes every linear of the encoder
         first, second = self._halves(name)
         bias = f"{name}.first.bias" if self._has(f"{name}.first") else f"{name}.bias"
         bias = self._floats(self._array(bias, (first.rows,))) if has_bias else None
@@ -162,7 +167,7 @@ class Plan:
     def _matrix(self, name: str) -> Matrix:
         entry = self.packed.get(name)
         if entry is None:
-            if f"{name}_step" in self.arrays:  # torch's int8
+            if self.int8 and f"{name}_step" in self.arrays:
                 weight = self._array(name, (None, None), np.int8)
                 codes = self._keep(weight.view(np.uint8) ^ 0x80)
                 steps = self._keep(self._array(f"{name}_step", ()).reshape(-1))

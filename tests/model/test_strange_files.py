@@ -191,12 +191,20 @@ def refused(path: Path, read) -> str | None:
 
 def try_all(honest: dict, base: Path, folder: Path, seeds: range) -> int:
     """Read, load, inspect and ask corrupted files; return how many are refused."""
-    path, count = folder / "model.safetensors", 0
+    path, count, answers = folder / "model.safetensors", 0, {}
+
+    def ask(engine: str):
+        def answer(path: Path) -> None:
+            with Model(path, engine=engine, threads=1, base=base) as model:
+                answers[engine] = model("the film is not good")["probability"]
+
+        return answer
+
     uses = (
         description.read,
         artifact.load,
         lambda path: inspection.page(inspection.facts(path), layers=True),
-        lambda path: Model(path, engine="torch", base=base)("the film is not good"),
+        *(ask(engine) for engine in ("torch", "packed")),
     )
     with Watch() as watch:
         for seed in seeds:
@@ -207,6 +215,10 @@ def try_all(honest: dict, base: Path, folder: Path, seeds: range) -> int:
             except Exception as error:
                 raise AssertionError(f"file {seed} ({words}): {type(error).__name__} {error}") from error
             assert lines[0] is None or set(lines) == {lines[0]}, "what cannot be read can be used"
+            assert (lines[-1] is None) == (lines[-2] is None), (
+                f"file {seed} ({words}): one engine answers, the other refuses"
+            )
+            assert lines[-1] or abs(answers["packed"] - answers["torch"]) < 0.02, f"file {seed} ({words})"
             count += any(lines)
     assert watch.most - watch.before < MEMORY
     return count
