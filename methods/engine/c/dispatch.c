@@ -35,9 +35,8 @@ static int avx2(void) { return (saved() & 6) == 6 && ask(7, 0).b >> 5 & 1 && ask
 static int avxvnni(void) { return avx2() && ask(7, 0).a >= 1 && ask(7, 1).a >> 4 & 1; }
 static int avx512(void) {
     Answer answer = ask(7, 0);
-    unsigned wanted = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
-    return avx2() && (saved() & 0xe6) == 0xe6 && (answer.b & wanted) == wanted && answer.c >> 1 & 1 &&
-           answer.c >> 11 & 1; /* VBMI, VNNI */
+    unsigned wanted = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;                                      /* F, DQ, BW, VL */
+    return avx2() && (saved() & 0xe6) == 0xe6 && (answer.b & wanted) == wanted && answer.c >> 11 & 1; /* VNNI */
 }
 
 /* Linux gives the tiles' registers to a process that asks for them. */
