@@ -51,12 +51,12 @@ static int32_t open_linear(Opening *o, const Linear *from, OpenLinear *to, int64
         if (!open_linear(o, from->inner, to->inner, from->first.columns, columns)) return 0;
     } else if (from->first.columns != columns)
         return fail(o, "a matrix has another number of columns than its place");
-    if (!pack(o->store, o->pool, o->kernels, &from->first, &to->first, o->error, o->room)) return 0;
+    if (!pack(o->store, o->pool, o->kernels, o->look_up, &from->first, &to->first, o->error, o->room)) return 0;
     if (from->second.rows) {
         if (from->second.rows != rows || from->second.columns != from->first.columns || from->second.bits == 32 ||
             from->first.bits == 32)
             return fail(o, "the two matrices of a split do not fit each other");
-        if (!pack(o->store, o->pool, o->kernels, &from->second, &to->second, o->error, o->room)) return 0;
+        if (!pack(o->store, o->pool, o->kernels, o->look_up, &from->second, &to->second, o->error, o->room)) return 0;
         to->two = 1;
     }
     to->bias = vector(o, from->bias, rows);
@@ -173,6 +173,7 @@ Engine *engine_open(const Model *model, const char *set, int32_t threads, char *
     pthread_mutex_init(&e->mutex, NULL);
     e->pool = pool_new(threads);
     Opening o = {.store = &e->model, .pool = e->pool, .kernels = kernels, .error = error, .room = room};
+    o.look_up = looking_up_is_faster(kernels);
     if (!e->pool || !open_model(&o, model, e)) {
         if (!e->pool) snprintf(error, room, "there is not enough memory for the model");
         engine_close(e);

@@ -696,7 +696,7 @@ int32_t engine_product(const Matrix *matrix, const char *set, const uint8_t *cod
     Store store = {0};
     Pool *pool = pool_new(1);
     Packed packed;
-    int32_t done = pool && pack(&store, pool, kernels, matrix, &packed, error, room) && packed.width != 32;
+    int32_t done = pool && pack(&store, pool, kernels, by_lookup, matrix, &packed, error, room) && packed.width != 32;
     if (done && by_lookup && !packed.lookup) {
         snprintf(error, room, "%s looks nothing up in such a matrix", kernels->name);
         done = 0;

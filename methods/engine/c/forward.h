@@ -35,6 +35,7 @@ typedef struct {
     const Kernels *kernels;
     char *error;
     int64_t room;
+    int32_t look_up; /* whether look-ups of one-bit weights pay here */
     int64_t widest_panel, most_rows, most_columns, most_inner, most_width, most_head, most_blocks;
 } Opening;
 

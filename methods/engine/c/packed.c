@@ -1,9 +1,11 @@
+#define _GNU_SOURCE
 #include "packed.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MOST_COLUMNS 65536 /* so that a sum of 255 * 128 * columns fits into 32 bits */
 #define MOST_NUMBERS (1ll << 34)
@@ -164,7 +166,8 @@ static void pack_panel(void *context, int64_t panel, int32_t thread) {
     free(codes);
 }
 
-int32_t pack(Store *store, Pool *pool, const Kernels *kernels, const Matrix *m, Packed *p, char *error, int64_t room) {
+int32_t pack(Store *store, Pool *pool, const Kernels *kernels, int32_t look_up, const Matrix *m, Packed *p, char *error,
+             int64_t room) {
     if (!check_matrix(m, error, room)) return 0;
     *p = (Packed){.rows = m->rows, .columns = m->columns};
     p->width = m->bits == 32 ? 32 : m->trits ? 2 : m->bits <= 2 ? m->bits : m->bits <= 4 ? 4 : 8;
@@ -180,7 +183,7 @@ int32_t pack(Store *store, Pool *pool, const Kernels *kernels, const Matrix *m, 
         p->values[c] = (int8_t)(value > 127 ? 127 : value);
     }
     p->small = m->bits != 32 && m->from >= -64 && m->from + m->by * (codes - 1) <= 64;
-    if (kernels->lookup && m->bits == 1 && m->from == -1 && m->by == 2) {
+    if (look_up && kernels->lookup && m->bits == 1 && m->from == -1 && m->by == 2) {
         p->blocks = (int32_t)((m->rows + LOOKUP_COLUMNS - 1) / LOOKUP_COLUMNS);
         p->lookup = keep(store, p->blocks * ((m->columns + 2 * LOOKUP_GROUP - 1) / (2 * LOOKUP_GROUP)) * LOOKUP_BYTES);
     }
@@ -195,4 +198,36 @@ int32_t pack(Store *store, Pool *pool, const Kernels *kernels, const Matrix *m, 
     else if (packing.failed)
         snprintf(error, room, "there is not enough memory for the model");
     return !packing.failed;
+}
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+int32_t looking_up_is_faster(const Kernels *kernels) {
+    enum { ROWS = 24, DEPTH = 504, BLOCKS = 6, TURNS = 7 };
+    if (!kernels->lookup) return 0;
+    Store store = {0};
+    const int64_t columns = BLOCKS * LOOKUP_COLUMNS;
+    uint8_t *codes = keep(&store, ROWS * DEPTH), *weights = keep(&store, BLOCKS * DEPTH / 12 * LOOKUP_BYTES);
+    int8_t *panel = keep(&store, DEPTH * PANEL);
+    int32_t *sums = keep(&store, ROWS * columns * (int64_t)sizeof(int32_t));
+    uint16_t *tables = keep(&store, LOOKUP_ROWS * LOOKUP_DEPTH * 64 * 2);
+    double best[2] = {1, 1}; /* of looking up, of multiplying */
+    if (kernels->enter) kernels->enter();
+    for (int32_t turn = 0; turn < TURNS && codes && weights && panel && sums && tables; turn++) {
+        double start = seconds();
+        for (int32_t r = 0; r < ROWS; r += LOOKUP_ROWS)
+            kernels->lookup(codes + r * DEPTH, DEPTH, LOOKUP_ROWS, DEPTH, weights, 0, BLOCKS, sums, columns, tables);
+        const double looked = seconds() - start;
+        start = seconds();
+        for (int64_t j = 0; j < columns; j += PANEL) kernels->dot_small(codes, DEPTH, ROWS, panel, DEPTH / 4, 4, sums);
+        const double multiplied = seconds() - start;
+        best[0] = looked < best[0] ? looked : best[0];
+        best[1] = multiplied < best[1] ? multiplied : best[1];
+    }
+    give_back(&store);
+    return best[0] < best[1];
 }

@@ -34,9 +34,11 @@ typedef struct {
 } Packed;
 
 int64_t panels_of(const Packed *packed);
-/* Check a description and pack it; 0 with a line in `error`. */
-int32_t pack(Store *store, Pool *pool, const Kernels *kernels, const Matrix *matrix, Packed *packed, char *error,
-             int64_t room);
+/* Check a description and pack it, one-bit weights for look-ups too if `look_up`; 0 with a line in `error`. */
+int32_t pack(Store *store, Pool *pool, const Kernels *kernels, int32_t look_up, const Matrix *matrix, Packed *packed,
+             char *error, int64_t room);
+/* Whether look-ups of one-bit weights beat products on this processor: both are tried on a small matrix. */
+int32_t looking_up_is_faster(const Kernels *kernels);
 /* The numbers of one row of a matrix as it is stored in a file. */
 void decode_row(const Matrix *matrix, int64_t row, float *out);
 int32_t check_matrix(const Matrix *matrix, char *error, int64_t room);
