@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import methods
 from methods.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,11 +131,15 @@ def terms(paper: Path) -> dict[str, dict[str, Option]]:
     return found
 
 
-@functools.cache
 def edits() -> dict[str, dict[str, Option]]:
     """Edits of a model with their options: the shared ones by name, a paper's as `paper.name`."""
+    return _edits(*methods.__path__)
+
+
+@functools.cache
+def _edits(*folders: str) -> dict[str, dict[str, Option]]:
     found = {name: of_function(node, skip=1) for name, node in marked(ROOT / EDITS, "edit").items()}
-    for path in sorted((ROOT / "methods").glob("*.py")):
+    for path in sorted(path for folder in folders for path in Path(folder).glob("*.py")):
         for name, node in marked(path, "edit").items():
             found[f"{path.stem}.{name}"] = of_function(node, skip=1)
     return found

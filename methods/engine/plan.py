@@ -151,7 +151,7 @@ class Plan:
             outer = self._linear(f"{name}.1", self.activations)
             outer.inner = self._pointer(self._linear(f"{name}.0", inputs, has_bias=False))
             return outer
-        if self.int8 and not self.anatomy.is_head(name):
+        if self.int8 and not self.anatomy.is_head(f"{name}.weight"):
             self._array(f"{name}.weight_step", ())  # torch's int8 takes every linear of the encoder
         first, second = self._halves(name)
         bias = f"{name}.first.bias" if self._has(f"{name}.first") else f"{name}.bias"

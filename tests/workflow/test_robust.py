@@ -180,7 +180,7 @@ def test_optimized_python_is_refused_in_one_line_and_does_not_reach_jobs(tmp_pat
     done = methods("base", PYTHONOPTIMIZE="2")
     assert done.stderr == "error: Python's -O and PYTHONOPTIMIZE drop checks: unset it and run the same command again.\n"
     done = snakemake(tmp_path, "-n", "results/fp32_sst2.json", PYTHONOPTIMIZE="2")
-    assert jobs(done) == {"base": 1, "data": 1, "run": 1, "cell": 1}
+    assert jobs(done) == {"base": 1, "data": 1, "run": 1, "latency": 1, "cell": 1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
