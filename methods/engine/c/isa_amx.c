@@ -102,17 +102,4 @@ static void dot_tiles(const uint8_t *a, int64_t stride, int32_t rows, const int8
 }
 
 const Kernels kernels_amx = {
-    .name = "amx",
-    .pad = 64,
-    .enter = enter,
-    .dot = dot_tiles,
-    .dot_small = dot_tiles,
-    .dot_float = dot_float,
-    .unpack = unpack,
-    .finish = finish,
-    .quantize = quantize,
-    .extent = extent,
-    .norm = norm,
-    .softmax = softmax,
-    .combine = combine,
-};
+    .name = "amx", .pad = 64, .enter = enter, .dot = dot_tiles, .dot_small = dot_tiles, SHARED_KERNELS};

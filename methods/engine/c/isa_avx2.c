@@ -17,17 +17,4 @@ INLINE __m256i small(__m256i sum, __m256i x, __m256i w) {
 TILE_256(dot, any)
 TILE_256(dot_small, small)
 
-const Kernels kernels_avx2 = {
-    .name = "avx2",
-    .pad = 8,
-    .dot = dot,
-    .dot_small = dot_small,
-    .dot_float = dot_float,
-    .unpack = unpack,
-    .finish = finish,
-    .quantize = quantize,
-    .extent = extent,
-    .norm = norm,
-    .softmax = softmax,
-    .combine = combine,
-};
+const Kernels kernels_avx2 = {.name = "avx2", .pad = 8, .dot = dot, .dot_small = dot_small, SHARED_KERNELS};

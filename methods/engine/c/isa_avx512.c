@@ -88,17 +88,4 @@ static void lookup(const uint8_t *a, int64_t stride, int32_t rows, int32_t depth
 }
 
 const Kernels kernels_avx512 = {
-    .name = "avx512_vnni",
-    .pad = 8,
-    .dot = dot,
-    .dot_small = dot,
-    .dot_float = dot_float,
-    .unpack = unpack,
-    .lookup = lookup,
-    .finish = finish,
-    .quantize = quantize,
-    .extent = extent,
-    .norm = norm,
-    .softmax = softmax,
-    .combine = combine,
-};
+    .name = "avx512_vnni", .pad = 8, .dot = dot, .dot_small = dot, .lookup = lookup, SHARED_KERNELS};

@@ -18,17 +18,4 @@ INLINE __m256i dot4(__m256i sum, __m256i x, __m256i w) {
 
 TILE_256(dot, dot4)
 
-const Kernels kernels_avxvnni = {
-    .name = "avx_vnni",
-    .pad = 8,
-    .dot = dot,
-    .dot_small = dot,
-    .dot_float = dot_float,
-    .unpack = unpack,
-    .finish = finish,
-    .quantize = quantize,
-    .extent = extent,
-    .norm = norm,
-    .softmax = softmax,
-    .combine = combine,
-};
+const Kernels kernels_avxvnni = {.name = "avx_vnni", .pad = 8, .dot = dot, .dot_small = dot, SHARED_KERNELS};

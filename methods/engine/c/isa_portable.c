@@ -27,17 +27,4 @@ static void unpack(const uint8_t *packed, int32_t bits, const int8_t *values, in
             }
 }
 
-const Kernels kernels_portable = {
-    .name = "portable",
-    .pad = 8,
-    .dot = dot,
-    .dot_small = dot,
-    .dot_float = dot_float,
-    .unpack = unpack,
-    .finish = finish,
-    .quantize = quantize,
-    .extent = extent,
-    .norm = norm,
-    .softmax = softmax,
-    .combine = combine,
-};
+const Kernels kernels_portable = {.name = "portable", .pad = 8, .dot = dot, .dot_small = dot, SHARED_KERNELS};

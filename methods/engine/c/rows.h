@@ -280,3 +280,8 @@ static void dot_float(const float *a, int64_t stride, int32_t rows, const float 
         tiles[some](a + r * stride, stride, panel, depth, c + r * PANEL);
     }
 }
+
+/* What every set has by these names; `unpack` is its own. */
+#define SHARED_KERNELS                                                                                                \
+    .dot_float = dot_float, .unpack = unpack, .finish = finish, .quantize = quantize, .extent = extent, .norm = norm, \
+    .softmax = softmax, .combine = combine
