@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import methods
 from methods.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,7 +132,7 @@ def terms(paper: Path) -> dict[str, dict[str, Option]]:
 
 def edits() -> dict[str, dict[str, Option]]:
     """Edits of a model with their options: the shared ones by name, a paper's as `paper.name`."""
-    return _edits(*methods.__path__)
+    return _edits(*sys.modules[__package__.partition(".")[0]].__path__)  # the folders of `methods`
 
 
 @functools.cache
