@@ -82,7 +82,7 @@ class Plan:
         words = body + anatomy.words
         factored = self._has(f"{words}.0")
         tables = self._halves(f"{words}.0" if factored else words)
-        layers = 1 + max((int(name.split(".")[len(place)]) for name, place in self._layer_names()), default=-1)
+        layers = self._layers()
         layer = (Layer * max(layers, 1))(*(self._layer(f"{body}{anatomy.layers}.{at}.") for at in range(layers)))
         pooler, head = self._head()
         self.kept += [layer, *filter(None, (pooler, head))]
@@ -109,9 +109,9 @@ class Plan:
             model.pooler = abi.POINTER(Linear)(pooler)
         return model
 
-    def _layer_names(self):
-        place = (self.body + self.anatomy.layers).split(".")
-        return [(name, place) for name in (*self.arrays, *self.packed) if name.split(".")[: len(place)] == place]
+    def _layers(self) -> int:
+        """How many layers there are: as many as the file has first norms of."""
+        return sum(name.endswith(".attention.output.LayerNorm.weight") for name in self.arrays)
 
     def _layer(self, prefix: str) -> Layer:
         parts, inside = self.anatomy.parts, prefix + self.anatomy.attention
@@ -219,9 +219,8 @@ class Plan:
         return Range(**{**found, "kind": abi.RANGES[found["kind"]]})
 
     def _int8_range(self) -> Range:
-        return Range(
-            kind=abi.RANGES["torch"], high=127, clip_low=-NEVER, clip_high=NEVER
-        )  # seven bits: torch's reduce_range
+        """Seven bits: torch's `reduce_range`."""
+        return Range(kind=abi.RANGES["torch"], high=127, clip_low=-NEVER, clip_high=NEVER)
 
     # --- memory -----------------------------------------------------------------------------------------------
 
@@ -237,10 +236,8 @@ class Plan:
     def _array(self, name: str, shape: tuple, dtype: type = np.float32) -> np.ndarray:
         """An array of the file, if it has this shape; None stands for any length."""
         array = self.arrays[name]
-        alike = len(array.shape) == len(shape) and all(
-            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
-        )
-        if not alike or array.dtype != dtype:
+        wanted = tuple(have if want is None else want for want, have in zip(shape, array.shape, strict=False))
+        if array.ndim != len(shape) or array.shape != wanted or array.dtype != dtype:
             raise self._misfit(name, array.shape)
         return array
 

@@ -4,13 +4,12 @@ import ctypes
 
 import numpy as np
 import pytest
-import torch
 
 from methods.common.errors import UserError
 from methods.engine import abi
 from methods.model import artifact
 from methods.model.edits import apply
-from tests.fixtures.engines import MODELS, emulating, on_torch, quantize, rows_of, save, session_on, sets
+from tests.fixtures.engines import MODELS, assert_alike, emulating, on_torch, quantize, rows_of, save, session_on, sets
 from tests.fixtures.models import model_of
 
 pytestmark = pytest.mark.skipif(not sets(), reason="there is no C compiler")
@@ -132,27 +131,6 @@ def test_forcing_kernels(tmp_path, monkeypatch):
     monkeypatch.setenv("ENGINE_KERNELS", "sse9")
     with pytest.raises(UserError, match=r"no kernels 'sse9' .*portable"):
         session_on(path)
-
-
-def assert_alike(path, rows, kernels: str | None = None, segments: bool = True) -> None:
-    """Compare the engine's outputs with torch's.
-
-    A code on the border of two may fall to either side, which moves everything behind it; torch in fp32 and torch in fp64
-    differ by as much. Where these two agree, the engine agrees with them to rounding.
-    """
-    with session_on(path, kernels) as session:
-        assert kernels in (None, session.kernels)
-        found = session(*rows)
-    single = on_torch(path, *rows, segments=segments)
-    int8 = any(edit["kind"] == "int8_dynamic" for edit in session.meta["edits"])  # torch has this in fp32 only
-    double = single if int8 else on_torch(path, *rows, segments=segments, dtype=torch.float64)
-    assert [row.shape for row in found] == [row.shape for row in single]
-    found, single, double = (np.concatenate(outputs, -1).astype(np.float64) for outputs in (found, single, double))
-    scale = np.abs(double).max()
-    error = np.minimum(np.abs(found - single), np.abs(found - double)) / scale
-    noise = np.abs(single - double) / scale
-    assert np.median(error) <= max(1e-6, 2 * np.median(noise)), error
-    assert np.quantile(error, 0.9) <= max(2e-3, 2 * np.quantile(noise, 0.9)), error
 
 
 def test_the_likeliest_class_is_that_of_torch(tmp_path):

@@ -42,12 +42,16 @@ static void enter(void) {
     configure(&all);
 }
 
-/* 32 rows by 32 columns: four tiles of sums, two of codes and two of weights. */
-static void many(const uint8_t *a, int64_t stride, const int8_t *panel, int32_t steps, int32_t *c) {
+static void clear_sums(void) {
     zero(0);
     zero(1);
     zero(2);
     zero(3);
+}
+
+/* 32 rows by 32 columns: four tiles of sums, two of codes and two of weights. */
+static void many(const uint8_t *a, int64_t stride, const int8_t *panel, int32_t steps, int32_t *c) {
+    clear_sums();
     for (int32_t s = 0; s < steps; s += 16) {
         load_tile(4, a + 4 * s, stride);
         load_tile(5, a + 16 * stride + 4 * s, stride);
@@ -66,10 +70,7 @@ static void many(const uint8_t *a, int64_t stride, const int8_t *panel, int32_t 
 
 /* 16 rows by 64 columns. */
 static void few(const uint8_t *a, int64_t stride, const int8_t *panel, int32_t steps, int32_t *c) {
-    zero(0);
-    zero(1);
-    zero(2);
-    zero(3);
+    clear_sums();
     for (int32_t s = 0; s < steps; s += 16) {
         const int8_t *w = panel + (int64_t)s * 256;
         load_tile(4, a + 4 * s, stride);

@@ -77,7 +77,6 @@ const Kernels *kernels_named(const char *name, char *error, int64_t room);
 extern const Kernels kernels_portable;
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2, kernels_avxvnni, kernels_avx512, kernels_amx;
-int32_t amx_allowed(void);
 #endif
 
 #endif
