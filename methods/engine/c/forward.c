@@ -9,8 +9,8 @@
 #include <string.h>
 
 #define ROWS_AT_ONCE 16
-#define LOOKUP_FROM  8  /* rows from which look-ups beat products of unpacked weights */
-#define ATTENTION    0  /* operands: one feeds the attention and its output, the other the feed-forward and inner factors */
+#define LOOKUP_FROM  8 /* rows from which look-ups beat products of unpacked weights */
+#define ATTENTION    0 /* operands: one feeds the attention and its output, the other the feed-forward and inner factors */
 #define FORWARD      1
 
 static int64_t least64(int64_t a, int64_t b) { return a < b ? a : b; }
