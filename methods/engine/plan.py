@@ -57,13 +57,17 @@ class Plan:
         self.anatomy, self.config = ANATOMIES[config["model_type"]], config
         self.body = f"{self.anatomy.architecture}."  # the prefix of the encoder's tensors
         self.hidden, self.width = config["hidden_size"], config["hidden_size"] // config["num_attention_heads"]
-        self.heads = self.edits.get("narrow", {}).get("heads", config["num_attention_heads"])
+        narrow = self.edits.get("narrow", {})
+        self.heads = narrow.get("heads", config["num_attention_heads"])
+        self.neurons = narrow.get("neurons", config["intermediate_size"])
         self.activation = self.edits.get("activate", {}).get("function", config["hidden_act"])
         if self.activation not in abi.ACTIVATIONS:
             raise Unsupported(f"{path}: the packed engine knows gelu and relu, not {self.activation!r}.")
         quantize = self.edits.get("quantize", {})
         self.activations = quantize.get("activations")
         self.one_sided = quantize.get("one_sided") or self.activations
+        self.of_attention = quantize.get("attention", True)  # whether its operands are quantized
+        self.of_pooler = quantize.get("pooler", True)
         self.int8 = "int8_dynamic" in self.edits
         try:
             self.model = self._model()
@@ -117,18 +121,19 @@ class Plan:
         parts, inside = self.anatomy.parts, prefix + self.anatomy.attention
         spec, one_sided = self.activations, self.one_sided
         quantizers = f"{inside}.quantizers"
+        operands, probs = (spec, one_sided) if self.of_attention else (None, None)
         return Layer(
             query=self._linear(prefix + parts["query"], None),
             key=self._linear(prefix + parts["key"], None),
             value=self._linear(prefix + parts["value"], None),
             output=self._linear(prefix + parts["attention output"], spec, own=True),
-            up=self._linear(prefix + parts["intermediate"], spec, own=True),
+            up=self._linear(prefix + parts["intermediate"], spec, own=True, rows=self.neurons),
             down=self._linear(prefix + parts["output"], one_sided, own=True),
             input=self._int8_range() if self.int8 else self._range(spec, f"{inside}.input_quantizer"),
-            of_query=self._range(spec, f"{quantizers}.query"),
-            of_key=self._range(spec, f"{quantizers}.key"),
-            of_probabilities=self._range(one_sided, f"{quantizers}.probs"),
-            of_value=self._range(spec, f"{quantizers}.value"),
+            of_query=self._range(operands, f"{quantizers}.query"),
+            of_key=self._range(operands, f"{quantizers}.key"),
+            of_probabilities=self._range(probs, f"{quantizers}.probs"),
+            of_value=self._range(operands, f"{quantizers}.value"),
             after_attention=self._norm(f"{prefix}attention.output.LayerNorm"),
             after_feed_forward=self._norm(f"{prefix}output.LayerNorm"),
             heads=self.heads,
@@ -142,18 +147,23 @@ class Plan:
             return None, self._linear("qa_outputs" if self.meta["head"] == "span" else "classifier", None)
         if self.anatomy.pooler is None:
             return self._linear("classifier.dense", None), self._linear("classifier.out_proj", None)
-        pooler = self._linear(self.body + self.anatomy.pooler, self.activations, own=True)
+        inputs = self.activations if self.of_pooler else None
+        pooler = self._linear(self.body + self.anatomy.pooler, inputs, own=True)
         return pooler, self._linear("classifier", None)
 
-    def _linear(self, name: str, inputs: dict | None, own: bool = False, has_bias: bool = True) -> Linear:
+    def _linear(
+        self, name: str, inputs: dict | None, own: bool = False, has_bias: bool = True, rows: int | None = None
+    ) -> Linear:
         """A linear map; `inputs` is the quantizer of what goes in, and `own` says that torch's int8 has one here."""
         if self._has(f"{name}.0"):  # the input is quantized for the first factor, its result for the second
-            outer = self._linear(f"{name}.1", self.activations)
+            outer = self._linear(f"{name}.1", self.activations, rows=rows)
             outer.inner = self._pointer(self._linear(f"{name}.0", inputs, has_bias=False))
             return outer
         if self.int8 and not self.anatomy.is_head(f"{name}.weight"):
             self._array(f"{name}.weight_step", ())  # torch's int8 takes every linear of the encoder
         first, second = self._halves(name)
+        if rows not in (None, first.rows):
+            raise self._misfit(f"{name}.weight", (first.rows, first.columns))
         bias = f"{name}.first.bias" if self._has(f"{name}.first") else f"{name}.bias"
         bias = self._floats(self._array(bias, (first.rows,))) if has_bias else None
         entry = self._int8_range() if self.int8 and own else self._range(inputs, f"{name}.input_quantizer")

@@ -24,8 +24,8 @@ class Session:
         self, path: Path, threads: int | None = None, kernels: str | None = None, engine: ctypes.CDLL | None = None
     ):
         self.path, self.threads = path, min(threads or available_cores(), MOST_THREADS)
+        arrays, self.meta = description.read(path)  # first: a file that holds no model needs no engine to be built
         self._library = engine or abi.declare(library())
-        arrays, self.meta = description.read(path)
         plan = Plan(path, arrays, self.meta)
         self._anatomy = plan.anatomy
         wanted = kernels or os.environ.get(KERNELS, "")

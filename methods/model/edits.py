@@ -70,6 +70,8 @@ def quantize(
     positions: Quantizer | None = None,
     activations: Quantizer | None = None,
     one_sided: Quantizer | None = None,
+    attention: bool = True,
+    pooler: bool = True,
 ) -> None:
     """Put quantizers where the methods' codes have them (each argument is a stanza of `quantizers.make`, or None).
 
@@ -77,7 +79,8 @@ def quantize(
     every quantized linear, and queries, keys, probabilities and values. `one_sided` replaces it for tensors that are
     never or hardly negative: probabilities and the input of the feed-forward's second linear. Token types, LayerNorms,
     biases and the head stay in full precision. Queries, keys and values share one quantized input: it is one tensor.
-    The second of two factors is a linear, and so is quantized as one, with its input.
+    The second of two factors is a linear, and so is quantized as one, with its input. Without `attention`, queries, keys,
+    probabilities and values stay as they are; without `pooler`, the pooler does.
     """
     one_sided = one_sided or activations
 
@@ -98,15 +101,14 @@ def quantize(
         for name in ("query", "key", "value"):
             layer[name] = linear(layer[name], None)
         if activations:
-            attention = layer.attention
-            attention.input_quantizer = activation_quantizer(activations)
-            attention.register_forward_pre_hook(_quantize_input)
-            attention.quantizers = QuantAttention(
-                *(activation_quantizer(spec) for spec in (activations, activations, one_sided, activations))
-            )
+            layer.attention.input_quantizer = activation_quantizer(activations)
+            layer.attention.register_forward_pre_hook(_quantize_input)
+            if attention:
+                operands = (activations, activations, one_sided, activations)
+                layer.attention.quantizers = QuantAttention(*map(activation_quantizer, operands))
         for name, inputs in (("attention output", activations), ("intermediate", activations), ("output", one_sided)):
             layer[name] = linear(layer[name], inputs)
-    if path := anatomies.pooler(model):
+    if pooler and (path := anatomies.pooler(model)):
         body.set_submodule(path, linear(body.get_submodule(path), activations))
     show_scores(model)
 

@@ -82,16 +82,29 @@ def _note_change(optimizer: Optimizer, *_) -> None:
         increment_version(group["params"])
 
 
-def set_rate(optimizer: Optimizer, step: int, total: int, warmup: float) -> float:
-    """Linear warm-up over a share of the steps, then linear decay to zero; the factor that was applied.
-
-    `step` counts from 0, so that with a warm-up the first update has rate 0, as in BERT's code.
-    """
-    progress = step / total
-    factor = progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup) if warmup < 1 else 0.0)
+def set_rate(optimizer: Optimizer, step: int, total: int, wanted) -> float:
+    """Set the rate of a step as the recipe `wanted` has it; return the factor of the peak rate that was applied."""
+    applied = factor(step / total, wanted.warmup, wanted.ramps)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * factor
-    return factor
+        group["lr"] = group["peak"] * applied
+    return applied
+
+
+def factor(progress: float, warmup: float = 0.0, ramps: list[list[float]] = ()) -> float:
+    """Return the factor of the peak rate after a share of the steps.
+
+    Without `ramps`, linear warm-up and then linear decay to zero; the first update of a warm-up has rate 0, as in BERT's
+    code. Each of `ramps` is [end, from, to]: up to the share `end` of the steps the factor goes linearly from one number to
+    the other. `[[1, 1, 1]]` is a constant rate.
+    """
+    begin = 0.0
+    for end, first, last in ramps:
+        if progress < end:
+            return first + (last - first) * (progress - begin) / (end - begin)
+        begin = end
+    if ramps:
+        return ramps[-1][2]
+    return progress / warmup if progress < warmup else max(0.0, (1 - progress) / (1 - warmup) if warmup < 1 else 0.0)
 
 
 def clip(model: nn.Module, how: str | None) -> None:

@@ -24,7 +24,8 @@ class Optimization:
     lr: Positive  # peak learning rate
     epochs: Positive
     batch_size: Count  # over all devices
-    warmup: Share = 0.0  # share of the steps in which the rate rises
+    warmup: Share = 0.0  # share of the steps in which the rate rises; it falls linearly afterwards
+    ramps: list[list[NonNegative]] = field(default_factory=list)  # another schedule: see `optimizers.factor`
     weight_decay: NonNegative = 0.0
     clip: Literal["global"] | None = None  # gradient norm 1.0 over all parameters
     quantizer_lr: dict[str, Positive] = field(default_factory=dict)  # learned ranges of `weights` or `activations`
@@ -96,6 +97,7 @@ def stage(
         epochs=recipe.epochs * budget["epochs_scale"],
         batch_size=budget["batch_size"] or recipe.batch_size,
         warmup=recipe.warmup,
+        ramps=recipe.ramps,
         weight_decay=recipe.weight_decay,
         clip=recipe.clip,
         quantizer_lr=recipe.quantizer_lr,

@@ -150,7 +150,7 @@ class Trainer:
     def _step(self, stage: Stage, rows: np.ndarray, steps: int) -> None:
         """One update."""
         state, at = self.state, self.state.stage_step
-        factor = optimizers.set_rate(self.optimizer, at, steps, stage.optimization.warmup)
+        factor = optimizers.set_rate(self.optimizer, at, steps, stage.optimization)
         losses = self._gradient(stage, rows)
         optimizers.clip(self.learner, stage.optimization.clip)
         self.optimizer.step()

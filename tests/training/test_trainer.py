@@ -216,8 +216,18 @@ def test_bertadam_equals_a_slow_twin():
 @pytest.mark.parametrize(("step", "factor"), [(0, 0.0), (5, 0.5), (10, 1.0), (55, 0.5), (100, 0.0)])
 def test_the_rate_rises_and_falls_linearly(step, factor):
     optimizer = torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "peak": 3.0}], lr=3.0)
-    assert optimizers.set_rate(optimizer, step, 100, 0.1) == pytest.approx(factor)
+    wanted = Optimization(optimizer="adamw", lr=3.0, epochs=1, batch_size=1, warmup=0.1)
+    assert optimizers.set_rate(optimizer, step, 100, wanted) == pytest.approx(factor)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(3.0 * factor)
+
+
+@pytest.mark.parametrize(
+    ("progress", "factor"),
+    [(0.0, 1.0), (0.1, 0.55), (0.199, 0.1045), (0.2, 1.0), (0.6, 0.75), (0.999, 0.500625), (1.0, 0.5)],
+)
+def test_ramps_restart_the_rate(progress, factor):
+    assert optimizers.factor(progress, ramps=[[0.2, 1.0, 0.1], [1.0, 1.0, 0.5]]) == pytest.approx(factor)
+    assert optimizers.factor(progress, ramps=[[1, 1, 1]]) == 1.0
 
 
 def test_biases_and_layer_norms_do_not_decay_and_learned_ranges_have_their_own_rate(base):
