@@ -1,42 +1,172 @@
-"""DynaBERT (Hou et al. 2020, arXiv 2004.04037) at one width: a narrower BERT, distilled from the full one.
+"""DynaBERT (Hou et al. 2020, arXiv 2004.04037): one BERT whose sub-networks of several widths and depths all work.
 
-Every layer keeps its most important attention heads and feed-forward neurons. Importance is what the loss would change
-by, to first order, if a part were taken out, and is measured on training data (the authors' code looks at the dev set).
+Heads and neurons of each layer are sorted by importance, so that a narrower network is the first of them. Every step of
+training then runs several widths, and in a second phase several depths as well; the gradients of all of them add up.
+Importance is what the loss would change by, to first order, if a part were taken out. It is measured on training data (the
+authors' code looks at the dev set). A trained model serves as any of its sub-networks: `methods/subnetwork.py` cuts one out.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import islice
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.common.options import Count, Share
-from methods.model.anatomy import layers
+from methods.common.options import Share, Whole
+from methods.model.anatomy import anatomy, layers
 from methods.model.edits import apply
 from methods.training.context import Context
-from methods.training.objective import labels
-from methods.training.recipe import Stage, Training, stage
+from methods.training.objective import Objective, labels
+from methods.training.recipe import Pass, Stage, Training, stage
 from methods.training.trainer import forward
+
+STATES = ("hidden", "hidden_padded")  # terms whose map names the teacher's hidden states
+SCORES = ("attention", "attention_padded")  # terms whose map names the teacher's layers
 
 
 @dataclass(kw_only=True)
 class Recipe(Training):
-    """The share of heads and neurons that is kept, and the batches that importance is measured on."""
+    """The width that the student is cut to, and the sub-networks that every step trains.
 
-    width: Share
-    importance_batches: Count
+    `importance_batches` of training rows decide which heads and neurons come first; with 0 the order stays. Every step has
+    a pass for each of `depths` times `widths`; where both are empty it has one of the whole student.
+    """
+
+    width: Share = 1.0
+    importance_batches: Whole = 0
+    widths: list[Share] = field(default_factory=list)
+    depths: list[Share] = field(default_factory=list)
 
 
 def student(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
-    config = init.config
-    reorder(init, *importance(init, islice(context.sample, recipe.importance_batches)))
-    heads, neurons = (round(recipe.width * full) for full in (config.num_attention_heads, config.intermediate_size))
-    return apply(init, "narrow", heads=max(heads, 1), neurons=max(neurons, 1))
+    if recipe.importance_batches:
+        reorder(init, *importance(init, islice(context.sample, recipe.importance_batches)))
+    return cut(init, recipe.width, 1.0)
 
 
 def stages(student: nn.Module, recipe: Recipe, context: Context) -> list[Stage]:
-    return [stage(recipe, context.budget)]
+    return [stage(recipe, context.budget, passes=passes(student, recipe.terms, recipe.widths, recipe.depths))]
+
+
+def passes(student: nn.Module, terms: dict, widths: list[float], depths: list[float]) -> tuple[Pass, ...]:
+    """Return a pass for each sub-network, deep and wide ones first (code: run_glue.py); none where no share is given."""
+    if not widths and not depths:
+        return ()
+    full, found = len(layers(student)), []
+    for depth, width in product(*(sorted(shares or [1.0], reverse=True) for shares in (depths, widths))):
+        keep = kept_layers(depth, full)
+        active = partial(subnetwork, keep=keep, **first_units(width, student))
+        found.append(Pass(Objective(mapped(terms, keep, full)), active, f"w{width:g} d{depth:g}"))
+    return tuple(found)
+
+
+# --- sub-networks -----------------------------------------------------------------------------------------
+
+
+def kept_layers(depth: float, count: int) -> list[int]:
+    """Return the layers of a sub-network of `count` layers, from 0: the i-th is floor(i / depth).
+
+    Code: transformers/modeling_bert.py. Half of twelve are 0, 2, 4, 6, 8 and 10.
+    """
+    return [int(at / depth) if at else 0 for at in range(max(1, round(depth * count)))]
+
+
+def first_units(width: float, model: nn.Module) -> dict[str, int]:
+    """Return how many heads and neurons a layer of this width has: neurons in proportion to its whole heads.
+
+    Code: transformers/modeling_bert.py. At least one head stays.
+    """
+    config = model.config
+    heads = max(1, round(width * config.num_attention_heads))
+    return {"heads": heads, "neurons": max(1, heads * config.intermediate_size // config.num_attention_heads)}
+
+
+def cut(model: nn.Module, width: float, depth: float) -> nn.Module:
+    """Cut a model down to its sub-network, in place."""
+    if depth < 1:
+        apply(model, "layers", keep=kept_layers(depth, len(layers(model))))
+    return apply(model, "narrow", **first_units(width, model)) if width < 1 else model
+
+
+@contextlib.contextmanager
+def subnetwork(model: nn.Module, keep: list[int], heads: int, neurons: int) -> Iterator[None]:
+    """Let a model compute as its sub-network of these layers, with the first heads and neurons of each.
+
+    It uses the model's own parameters, so that their gradients add up over all sub-networks.
+    """
+    place = anatomy(model).layers
+    found, every = layers(model), model.base_model.get_submodule(place)
+    replaced = []
+    try:
+        model.base_model.set_submodule(place, Shallow(every, keep))
+        for layer in (found[at] for at in keep):
+            for part, size in _sizes(layer, heads, neurons).items():
+                replaced.append((layer, part, layer[part]))
+                layer[part] = Sliced(layer[part], **size)
+        yield
+    finally:
+        for layer, part, module in replaced:
+            layer[part] = module
+        model.base_model.set_submodule(place, every)
+
+
+class Sliced(nn.Module):
+    """The first outputs and inputs of a linear map, whose parameters it uses."""
+
+    def __init__(self, linear: nn.Linear, outputs: int | None = None, inputs: int | None = None):
+        super().__init__()
+        if type(linear) is not nn.Linear:  # a quantizer would be left out without a word
+            raise TypeError(f"sub-networks are cut out of nn.Linear, not {type(linear).__name__}")
+        self.linear, self.outputs, self.inputs = linear, outputs, inputs
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., inputs) -> (..., outputs)
+        return F.linear(x, self.linear.weight[: self.outputs, : self.inputs], self.linear.bias[: self.outputs])
+
+
+class Shallow(nn.ModuleList):
+    """All layers of an encoder, of which it runs some.
+
+    The others stay its modules: transformers hooks every layer for its hidden states when it is first asked for them.
+    """
+
+    def __init__(self, every: nn.ModuleList, keep: list[int]):
+        super().__init__(every)
+        self.keep = keep
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return (self[at] for at in self.keep)
+
+
+def _sizes(layer, heads: int, neurons: int) -> dict[str, dict[str, int]]:
+    """Return the sides of a layer's linear maps that are cut; none where the layer is not wider."""
+    inside, sizes = heads * layer.attention.attention_head_size, {}
+    if inside < layer["query"].out_features:
+        sizes |= {part: {"outputs": inside} for part in ("query", "key", "value")}
+        sizes["attention output"] = {"inputs": inside}
+    if neurons < layer["intermediate"].out_features:
+        sizes |= {"intermediate": {"outputs": neurons}, "output": {"inputs": neurons}}
+    return sizes
+
+
+def mapped(terms: dict, keep: list[int], full: int) -> dict:
+    """Return terms whose maps name what of a teacher of `full` layers the sub-network of layers `keep` follows.
+
+    What enters a layer follows the teacher's state before the same layer, the output that after the last (code:
+    run_glue.py and transformers/modeling_bert.py).
+    """
+    maps = {name: [*keep, full] for name in STATES} | {name: list(keep) for name in SCORES}
+
+    def options(given) -> dict:
+        return given if isinstance(given, dict) else {"weight": given}
+
+    return {name: {**options(given), "map": maps[name]} if name in maps else given for name, given in terms.items()}
+
+
+# --- importance -------------------------------------------------------------------------------------------
 
 
 def importance(model: nn.Module, batches: Iterable[dict]) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from methods.training.loader import Loader
 from methods.training.recipe import Pass, Stage
 
 LOG_EVERY = 10  # steps between two entries of the curve, and between two looks for a loss that is no number
+SHOWN = 6  # terms that a line of progress has room for
 SCORING_BATCH = 64  # fixed: dynamic ranges are those of a batch's real tokens, and the same in every run
 
 
@@ -210,13 +211,13 @@ class Trainer:
         since = state.curve[-1]["step"] if state.curve else 0
         terms = {name: value / (state.step - since) for name, value in state.pending.items()}
         weights = term_weights(stage.passes)
-        loss = sum(weights[name] * value for name, value in terms.items())
+        loss = sum(weight * terms[name] for name, weight in weights.items())  # in one order, resumed or not
         if not math.isfinite(loss):
             raise Diverged(f"the loss was {loss} by step {state.step}")
         state.curve.append({"step": state.step, "stage": stage.name, "loss": loss, "terms": terms, "lr": lr})
         state.pending = {}
         facts = {"loss": f"{loss:.4f}"}
-        facts |= {name: f"{value:.4f}" for name, value in terms.items() if len(weights) > 1}
+        facts |= {name: f"{value:.4f}" for name, value in terms.items() if 1 < len(weights) <= SHOWN}
         facts |= {"dev": f"{state.dev[-1]['score']:.1f}"} if state.dev else {}
         self.progress.update(state.step, facts)
 

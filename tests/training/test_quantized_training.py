@@ -11,7 +11,8 @@ from methods.training import trainer
 from tests.fixtures.runs_of_methods import CATALOGUE, FILES, ON_TINY
 from tests.fixtures.world import loader
 
-QUANTIZED = [name for name in ON_TINY if name not in ("fp32", "fp32_kd", "dynabert_half")]
+FULL_PRECISION = ("fp32", "dynabert", "subnetwork")  # families
+QUANTIZED = [name for name in ON_TINY if CATALOGUE.methods[name]["family"] not in FULL_PRECISION]
 TAUGHT = [  # in one stage, so that its losses can be compared
     name for name in QUANTIZED if CATALOGUE.values(name).get("terms", {}).keys() - {"labels"}
 ]
