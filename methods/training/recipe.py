@@ -57,13 +57,15 @@ class Stage:
     """A stretch of training with one way to take a step.
 
     `on_step(student, optimizer, step, steps)` is called after each of the stage's `steps` updates, counted from 0, before
-    the gradients are cleared.
+    the gradients are cleared. `on_start(student)` is called before the first update and may change the student's structure.
+    A run that resumes calls it again for every stage up to its own, and then loads the numbers.
     """
 
     name: str
     passes: tuple[Pass, ...]
     optimization: Optimization
     on_step: Callable | None = None
+    on_start: Callable[[nn.Module], None] | None = None
 
     def batches(self, rows: int) -> int:
         """Batches of one epoch over so many rows."""
@@ -82,6 +84,7 @@ def stage(
     passes: tuple[Pass, ...] = (),
     lr_factor: float = 1.0,
     on_step: Callable | None = None,
+    on_start: Callable[[nn.Module], None] | None = None,
     paper=None,
 ) -> Stage:
     """Return the stage that a recipe describes, scaled by the preset's budget.
@@ -104,4 +107,4 @@ def stage(
         quantizer_decay=recipe.quantizer_decay,
     )
     names = dict.fromkeys(name for one in passes for name in one.objective.weights)
-    return Stage("+".join(names), tuple(passes), scaled, on_step)
+    return Stage("+".join(names), tuple(passes), scaled, on_step, on_start)

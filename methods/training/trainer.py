@@ -106,6 +106,7 @@ class Trainer:
                     continue
                 if number > self.state.stage:
                     self.state.stage, self.state.stage_step = number, 0
+                    self._start(stage)
                 self._run_stage(number, stage, saved_optimizer)
                 saved_optimizer = None
         except interrupt.Interrupted:
@@ -123,6 +124,10 @@ class Trainer:
         if self.best is None:  # nothing was trained (post-training quantization)
             self.best, self.state.best_step = last, self.state.step
         return Fit(self.state, last, self.best)
+
+    def _start(self, stage: Stage) -> None:
+        if stage.on_start:
+            stage.on_start(self.student)
 
     def _run_stage(self, number: int, stage: Stage, saved_optimizer: dict | None) -> None:
         state, wanted = self.state, stage.optimization
@@ -252,7 +257,11 @@ class Trainer:
 
     def _restore(self) -> dict | None:
         """Continue from a checkpoint, if there is one: the optimizer's tensors, for the stage that it was in."""
-        if not self.checkpoints or (saved := self.checkpoints.load()) is None:
+        saved = self.checkpoints.load() if self.checkpoints else None
+        reached = saved[1]["state"]["stage"] if saved else 0
+        for stage in self.stages[: reached + 1]:
+            self._start(stage)
+        if saved is None:
             return None
         arrays, meta = saved
         groups: dict[str, dict] = {"student": {}, "objectives": {}, "best": {}, "optimizer": {}}

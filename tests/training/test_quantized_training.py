@@ -11,7 +11,7 @@ from methods.training import trainer
 from tests.fixtures.runs_of_methods import CATALOGUE, FILES, ON_TINY
 from tests.fixtures.world import loader
 
-FULL_PRECISION = ("fp32", "dynabert", "subnetwork")  # families
+FULL_PRECISION = ("fp32", "dynabert", "subnetwork", "rosita")  # families
 QUANTIZED = [name for name in ON_TINY if CATALOGUE.methods[name]["family"] not in FULL_PRECISION]
 TAUGHT = [  # in one stage, so that its losses can be compared
     name for name in QUANTIZED if CATALOGUE.values(name).get("terms", {}).keys() - {"labels"}
