@@ -15,6 +15,7 @@ from methods.common.options import Count, Positive, Quantizer, Share
 from methods.model.edits import apply, matrices
 from methods.training.context import Context
 from methods.training.recipe import Stage, Training, stage
+from methods.training.zeros import hold_zeros, set_zeros
 
 
 @dataclass(kw_only=True)
@@ -69,20 +70,11 @@ def share_left(model: nn.Module, target: float) -> float:
     return (target - outside) / inside
 
 
-def hold_zeros(weight: nn.Parameter) -> None:
-    """Let no gradient reach the numbers that are zero.
-
-    The zeros themselves are the mask, so that a checkpoint or a model file holds it without holding anything more.
-    """
-    weight.register_hook(lambda gradient: gradient * (weight != 0))
-
-
 @torch.no_grad()
 def prune(student: nn.Module, optimizer, step: int, steps: int, *, kept: dict, every: int, ramp: float) -> None:
     """Set the smallest numbers of every weight to zero, as many as are due, and forget the optimizer's moments of them.
 
-    `kept` says how many numbers of each weight remain at the end. Without gradient and moments zeros stay zero, whatever
-    the optimizer.
+    `kept` says how many numbers of each weight remain at the end.
     """
     done = step + 1
     if done % every and done < steps:
@@ -91,10 +83,7 @@ def prune(student: nn.Module, optimizer, step: int, steps: int, *, kept: dict, e
         dropped = round(due(done / steps, ramp) * (weight.numel() - remaining))
         if dropped:
             stays = weight.abs() > weight.abs().flatten().sort().values[dropped - 1]
-            weight.mul_(stays)
-            for moment in optimizer.state[weight].values():
-                if moment.shape == weight.shape:
-                    moment.mul_(stays)
+            set_zeros(weight, stays, optimizer)
 
 
 def due(progress: float, ramp: float) -> float:

@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from methods.common.options import Positive
 from methods.kernel.fusing import fused
 from methods.kernel.trace import Trace
 
@@ -86,9 +87,14 @@ def labels(student: Trace, teacher: Trace | None, batch: dict) -> Tensor:
 
 
 @term()
-def logits(student: Trace, teacher: Trace, batch: dict) -> Tensor:
-    """Soft cross-entropy with the teacher's distribution; squared error where the output is a number."""
-    return batch["kind"].soft_loss(student.logits, teacher.logits, batch)
+def logits(student: Trace, teacher: Trace, batch: dict, *, temperature: Positive = 1.0) -> Tensor:
+    """Soft cross-entropy with the teacher's distribution; squared error where the output is a number.
+
+    A temperature divides the logits of both and multiplies the loss by its square, so that gradients keep their size
+    (Hinton et al. 2015, arXiv 1503.02531, section 2). The squared error does not depend on it.
+    """
+    cooled = ([scores.float() / temperature for scores in one.logits] for one in (student, teacher))
+    return batch["kind"].soft_loss(*map(tuple, cooled), batch) * temperature**2
 
 
 @term()
