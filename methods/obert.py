@@ -165,8 +165,10 @@ def gradients(
     student.eval()
     for rows in loader.epoch(recipe.gradient_batch, SAMPLE_EPOCH - 1 - number)[: recipe.gradients]:
         batch = loader.batch(rows)
-        loss = labels(forward(student, batch), None, batch).mean()
-        yield torch.autograd.grad(loss, weights)
+        with torch.enable_grad():
+            loss = labels(forward(student, batch), None, batch).mean()
+            found = torch.autograd.grad(loss, weights)
+        yield found
 
 
 @torch.no_grad()

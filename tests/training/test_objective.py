@@ -68,6 +68,22 @@ def test_soft_cross_entropy_by_hand():
     assert value == pytest.approx(expected / 2, rel=1e-6)  # the official codes average over the classes
 
 
+def test_a_temperature_softens_both_and_is_squared_into_the_loss():
+    """Its gradient is that of T^2 KL(teacher / T, student / T), and a number's squared error does not depend on it."""
+    theirs = torch.tensor([[0.0, 2 * np.log(3)]])
+    ours = torch.tensor([[0.0, 0.0]], requires_grad=True)
+    value = objective.logits(shows(ours), shows(theirs), CLASSES, temperature=2.0)
+    assert value.item() == pytest.approx(4 * np.log(2), rel=1e-6)
+    value.sum().backward()
+    torch.testing.assert_close(ours.grad, 2 * torch.tensor([[0.5 - 0.25, 0.5 - 0.75]]))
+    numbers = shows(torch.tensor([[1.0]])), shows(torch.tensor([[4.0]]))
+    assert objective.logits(*numbers, NUMBERS, temperature=2.0).item() == objective.logits(*numbers, NUMBERS).item() == 9
+    start, padded = torch.tensor([[0.0, 0.0, 5.0]]), torch.tensor([[0.0, 4 * np.log(3), 9.0]])
+    batch = {**SPANS, "attention_mask": torch.tensor([[1, 1, 0]])}
+    value = objective.logits(shows(start, start), shows(padded, start), batch, temperature=4.0)
+    assert value.item() == pytest.approx(2 * 16 * np.log(2), rel=1e-6)
+
+
 @pytest.mark.parametrize("term", [objective.logits, objective.logits_mean])
 def test_a_regression_student_learns_from_its_teachers_logit(term):
     """Softmax over one logit is constant: by cross-entropy, STS-B's students would learn nothing from it."""
