@@ -29,6 +29,7 @@ Terms = dict  # {term: weight} or {term: {weight: ..., options}}: functions mark
 Edit = dict  # {kind: ..., options}: a function marked @edit
 
 QUANTIZERS = "methods/kernel/quantizers"
+OF_ACTIVATIONS = ("activations", "one_sided")  # options whose quantizer is one of activations
 TERMS = "methods/training/objective.py"
 EDITS = "methods/model/edits.py"
 
@@ -116,6 +117,19 @@ def quantizers() -> dict[str, dict[str, Option]]:
             for line in node.body if isinstance(node, ast.ClassDef) else ():
                 if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "kind" and line.value.value:
                     found[line.value.value] = of_class(path, node.name)
+    return found
+
+
+@functools.cache
+def weights_only() -> set[str]:
+    """Kinds of quantizers that activations cannot have: their classes say `weights_only = True`."""
+    found = set()
+    for path in sorted((ROOT / QUANTIZERS).glob("*.py")):
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef):
+                values = {ast.unparse(line.targets[0]): line.value for line in node.body if isinstance(line, ast.Assign)}
+                if "kind" in values and "weights_only" in values and values["weights_only"].value:
+                    found.add(values["kind"].value)
     return found
 
 
@@ -217,7 +231,10 @@ def _check_one(value, annotation: ast.expr, where: str, scope: _Scope) -> None:
         takes, words = RANGES[name]
         return _require(takes(value), value, words, where)
     if name == "Quantizer":
-        return _check_kind(value, quantizers(), "kind of quantizer", where, scope)
+        _check_kind(value, quantizers(), "kind of quantizer", where, scope)
+        if where.rpartition(".")[2] in OF_ACTIVATIONS and value["kind"] in weights_only():
+            raise WrongOption(f"{where}: {value['kind']!r} is a quantizer of weights. Name another kind for activations.")
+        return None
     if name == "Edit":
         return _check_kind(value, edits(), "edit", where, scope)
     if name == "Terms":

@@ -295,14 +295,7 @@ def _check_edits(edits: list[dict], config: dict) -> int:
                 _require(edit["rank"], whole(1, config["hidden_size"]), f"{place}.rank")
             case "activate":
                 _require(edit["function"], ACTIVATIONS, f"{place}.function")
-            case "quantize":
-                for part in ("activations", "one_sided"):
-                    if (edit.get(part) or {}).get("kind") in WEIGHTS_ONLY:
-                        raise Wrong(f"{place}.{part} has a quantizer that is for weights only")
     return layers
-
-
-WEIGHTS_ONLY = ("loss_aware",)  # it follows the optimizer's curvature, which activations do not have
 
 
 def _check_sizes(value, place: str) -> None:

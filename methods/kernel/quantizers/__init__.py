@@ -26,6 +26,7 @@ class Quantizer(nn.Module):
     kind: str  # its name in stanzas
     role = ""  # "weights" or "activations", once it has a place in a model
     rows = False
+    weights_only = False  # whether it is no quantizer of activations: stanzas and files are refused that use it as one
     pairs = False  # set where the last two dimensions are both tokens: attention probabilities
     bits: int  # of one code, in the papers' count
     codes_from, codes_to, codes_by = -1, 1, 1  # smallest and largest code, and the distance between codes

@@ -12,7 +12,7 @@ WIDTH = 9
 MASK = (torch.arange(WIDTH) < LENGTHS[:, None]).long()
 REAL = MASK == 1  # (B, S)
 PAIRS = (REAL[:, None, :, None] & REAL[:, None, None, :]).expand(-1, 2, -1, -1)  # (B, heads, S, S)
-ACTIVATIONS = [name for name in EVERYTHING if not name.startswith("loss_aware")]  # which is made for weights
+ACTIVATIONS = [name for name, make in EVERYTHING.items() if not make().weights_only]
 
 
 def padded(*shape: int, lift: float = 0.3) -> torch.Tensor:
