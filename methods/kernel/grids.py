@@ -199,6 +199,23 @@ def shifted(x: Tensor, scale: Tensor, parts: int, low: int, high: int, two_level
     return Grid(scaled.clamp_(low, high).round_().add_(x, alpha=0), scale / parts, _propagate(least, least))
 
 
+@_chain
+def parts(x: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Grid:
+    """2^b equal parts of the range from `low` to `high`, or of the symmetric range around it (DeepSpeed's grid).
+
+    The largest value, or with `symmetric` the largest positive one, has no level and takes the next lower one. Zero is
+    always a level.
+    """
+    count = 2**bits
+    largest = torch.maximum(low.abs(), high.abs())
+    step = largest / (count // 2) if symmetric else high / count - low / count  # the difference first could overflow
+    divisor = torch.where(step >= TINY, step, torch.inf)
+    zero = None if symmetric else torch.where(step >= TINY, (low / divisor).round() * step, low)
+    scaled = (x if symmetric else x - zero) / divisor
+    least = -(count // 2) if symmetric else 0
+    return Grid(scaled.round_().clamp_(least, least + count - 1), _propagate(step, low, high), zero)
+
+
 def bounds(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
     """Return the smallest and largest code: signed grids have one level less above zero, narrow ones are cut to be even."""
     if not 1 <= bits <= 8:

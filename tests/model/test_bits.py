@@ -27,6 +27,7 @@ def measured(folder) -> dict[str, float]:
         ("tws_1bit", 1, 1, 8),
         ("tws_1bit_a4", 1, 1, 4),
         ("bwn_1bit", 1, 1, 8),
+        ("xtc_1bit", (4096 + 256 * 32) / 4352, 1, 8),  # two layers, and the pooler in full precision
         ("lsq_3bit", 3, 3, 8),
         ("rtn_4bit", 4, 4, 8),
         ("int8_dynamic", 8, 32, 8),
