@@ -68,6 +68,16 @@ def probability(p: float) -> str:
     return "< 0.001" if p < 0.001 else "> 0.99" if p > 0.99 else f"= {p:.2g}" if p < 0.1 else f"= {p:.2f}"
 
 
+def active(size: dict) -> str | None:
+    """Return how many parameters one token reads, where that is not all of them: sizes count them all."""
+    read = size.get("active_parameters", size["parameters"])
+    return (
+        None
+        if read == size["parameters"]
+        else f"reads {count(read)} of its {count(size['parameters'])} parameters for a token"
+    )
+
+
 def mebibytes(size: int | None) -> str:
     if size is None:
         return "not measured"

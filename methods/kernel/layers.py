@@ -239,7 +239,7 @@ def kept_by_dropout(like: Tensor, dropout: float) -> Tensor:
         raise ValueError(f"dropout is a probability from 0 to 1, not {dropout}")
     if dropout > FINEST_DROPOUT:
         return torch.empty(like.shape, dtype=torch.bfloat16, device=like.device).bernoulli_(1 - dropout)
-    drawn = _drawn(-(-like.numel() // 4), like.device).view(torch.int16)[: like.numel()].view(like.shape)
+    drawn = _drawn(max(-(-like.numel() // 4), 1), like.device).view(torch.int16)[: like.numel()].view(like.shape)
     kept = torch.empty(like.shape, dtype=torch.bfloat16, device=like.device)
     return torch.ge(drawn, round(dropout * 2**16) - 2**15, out=kept)
 

@@ -99,6 +99,9 @@ def _rebuilt(arrays: dict, meta: dict, latent: dict) -> nn.Module:
     _require_equal(*({(name, one.dtype, one.shape) for name, one in found.items()} for found in (tensors, expected)))
     for name, tensor in tensors.items():
         expected[name].data = tensor  # the file's own memory: a copy would hold large models twice
+    for module in model.modules():
+        if hasattr(module, "check_arrays"):  # of a module whose numbers could name what it does not have
+            module.check_arrays()
     return model
 
 
@@ -227,18 +230,19 @@ def bits(path: Path, model: nn.Module) -> dict[str, float]:
 
 
 def size(path: Path) -> dict:
-    """The three sizes of a model file, and the bytes by group.
+    """The three sizes of a model file, its parameters, and the bytes by group.
 
-    `paper_bytes` follows the papers: no task head, no scales, codes at their width, and of a sparse matrix only what is
-    not zero. `counted_bytes` counts every number and bitmap that is stored and the file's description of itself, from
-    shapes and bits alone; `file_bytes` is what lies on the disk. `fp32_bytes` is the paper's size of the stock BERT that
-    the model was made from, to form ratios with.
+    `paper_bytes` follows the papers: no task head, no scales, codes at their width, no tables of whole numbers, and of a
+    sparse matrix only what is not zero. `counted_bytes` counts every number and bitmap that is stored and the file's
+    description of itself, from shapes and bits alone; `file_bytes` is what lies on the disk. `fp32_bytes` is the paper's
+    size of the stock BERT that the model was made from, to form ratios with. `active_parameters` are those of `parameters`
+    that the pass of one token reads: fewer where layers route tokens. Embeddings count whole, though a token reads one row.
     """
     arrays, meta = read(path)
     packed, anatomy = meta["packed"], _anatomy(meta)
     stored = {name: array for name, array in arrays.items() if not name.endswith(PARTS)}
     groups = {"description": {"parameters": 0, "bytes": _header_bytes(path)}}
-    paper = 0
+    paper, counts = 0, {}
     for name in (*packed, *stored):
         if name in packed:
             entry = packed[name]
@@ -249,19 +253,39 @@ def size(path: Path) -> dict:
             count = stored[name].size
             published = counted = count * stored[name].itemsize
         is_state = "quantizer" in name
-        group = groups.setdefault("activation ranges" if is_state else anatomy.group(name), {"parameters": 0, "bytes": 0})
-        group["parameters"] += count
+        is_table = name in stored and stored[name].dtype.kind in "iu" and not is_state and not name.endswith(".weight")
+        place = "activation ranges" if is_state else "integer tables" if is_table else anatomy.group(name)
+        group = groups.setdefault(place, {"parameters": 0, "bytes": 0})
+        counts[name] = 0 if is_table else count
+        group["parameters"] += counts[name]
         group["bytes"] += counted
-        if not anatomy.is_head(name) and not is_state:
+        if not anatomy.is_head(name) and not is_state and not is_table:
             paper += published
+    with torch.device("meta"):
+        active = active_parameters(_described(meta), counts)
     return {
         "paper_bytes": round(paper),
         "counted_bytes": sum(group["bytes"] for group in groups.values()),
         "file_bytes": path.stat().st_size,
         "fp32_bytes": _full_bytes(meta),
-        "parameters": sum(group["parameters"] for group in groups.values()),
+        "parameters": sum(counts.values()),
+        "active_parameters": active,
         "groups": groups,
     }
+
+
+def active_parameters(model: nn.Module, counts: dict[str, int]) -> int:
+    """Return how many of its parameters the pass of one token reads; `counts` has the number of those of each name.
+
+    A module that sends each token through some of its parts says the share of its parameters that a token reads as
+    `active_share`. All others are read whole.
+    """
+    routed = {f"{name}.": module.active_share for name, module in model.named_modules() if hasattr(module, "active_share")}
+
+    def share(name: str) -> float:
+        return math.prod(one for prefix, one in routed.items() if name.startswith(prefix))
+
+    return round(math.fsum(count * share(name) for name, count in counts.items()))
 
 
 def _full_bytes(meta: dict) -> int:

@@ -16,7 +16,7 @@ from torch import nn
 from methods.common import files
 from methods.common.errors import UserError
 from methods.model import artifact, description
-from methods.model.anatomy import anatomy
+from methods.model.anatomy import anatomy, layers
 from methods.model.encoder import logits
 from methods.use.model import tokenizer_of
 
@@ -134,7 +134,22 @@ def _rows(model: nn.Module) -> Iterator[dict[str, np.ndarray]]:
 def _read(path: Path, base: Path | None) -> tuple[nn.Module, dict, str]:
     model, meta = artifact.load(path)
     description.require(path, meta, description.USE, description.ORIGIN)
+    _require_stock_parts(path, model)
     return model.eval(), meta, tokenizer_of(path, meta, base)
+
+
+def _require_stock_parts(path: Path, model: nn.Module) -> None:
+    """Raise one line for layers in which something else has taken the place of a stock matrix."""
+    for layer in layers(model):
+        for part in anatomy(model).parts:
+            try:
+                layer[part]
+            except AttributeError:
+                kinds = ", ".join(repr(edit["kind"]) for edit in model.record.edits)
+                raise UserError(
+                    f"{path} cannot be exported: its layers have no {part!r} matrix after the edits {kinds}, and neither "
+                    "the ONNX graph nor transformers has another form for it."
+                ) from None
 
 
 def _needed(module: str):

@@ -47,12 +47,18 @@ def _provenance(found: dict) -> str:
         "length": f"{found['max_length']} tokens",
         "run": f"seed {found['seed']}, preset {found['preset']}, {found['protocol']} model, step {found['step']}",
         "bits": ", ".join(f"{what} {bits:.3g}" for what, bits in found["bits"].items()),
+        "parameters": _parameters(found["size"]),
         "edits": "; ".join(_edit(edit) for edit in found["edits"]) or "none",
         "base model": f"{tokenizer['id']} (SHA-256 {tokenizer['base'][:16]})",
         "tokenizer": f"that of the base model (SHA-256 {tokenizer['sha256'][:16]})",
         "code": f"digest {found['code']}",
     }
     return "\n".join(_line(name, text) for name, text in lines.items())
+
+
+def _parameters(size: dict) -> str:
+    every, active = size["parameters"], size["active_parameters"]
+    return f"{every:,}" + (f" stored, {active:,} read for a token" if active < every else "")
 
 
 def _line(name: str, text: str) -> str:

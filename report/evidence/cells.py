@@ -274,7 +274,8 @@ def _size(runs: list[Run], primary: str) -> dict | None:
         name: {"bytes": size[f"{name}_bytes"], "ratio": size["fp32_bytes"] / size[f"{name}_bytes"]}
         for name in ("paper", "counted", "file")
     }
-    return conventions | _only(size, "fp32_bytes", "parameters", "groups")
+    active = {key: size[key] for key in ("active_parameters",) if key in size}  # runs made before it was counted lack it
+    return conventions | _only(size, "fp32_bytes", "parameters", "groups") | active
 
 
 def _latency(runs: list[Run], primary: str) -> dict | str:

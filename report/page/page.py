@@ -99,7 +99,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = "score signed mebibytes mib count metric_title milliseconds probability"
+    filters = "score signed mebibytes mib count metric_title milliseconds probability active"
     environment.filters |= {name: getattr(wording, name) for name in filters.split()}
     return environment
 

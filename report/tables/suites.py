@@ -14,6 +14,7 @@ from report.evidence.latency import Speed
 from report.wording import (
     CONVENTIONS,
     PROTOCOLS,
+    active,
     bits,
     count,
     diverged,
@@ -181,6 +182,8 @@ class Table:
         for name in CONVENTIONS:
             record[f"{name} bytes"] = row.size[name]["bytes"] if row.size else None
         record["ratio"] = row.size["file"]["ratio"] if row.size else None
+        record["parameters"] = row.size["parameters"] if row.size else None
+        record["active parameters"] = row.size.get("active_parameters", row.size["parameters"]) if row.size else None
         if self.with_speed:
             record |= self._speed_record(row.speed)
         for entry in row.entries:
@@ -354,6 +357,7 @@ def _notes(board: Board, tasks: list[str], entries: list[Entry], rows: list[Row]
         notes.append(over + unless)
     if any(isinstance(row.speed, Speed) for row in rows):
         notes += [note[0].lower() + note[1:].removesuffix(".") for note in board.latencies.notes(board.title)]
+    notes += [f"{row.title} {text}; its sizes count all" for row in rows if row.size and (text := active(row.size))]
     if board.generated:
         notes.append("generated data: do not compare these numbers with any paper")
     notes += [f"not compared: {text}" for text in odd_written(board, tasks)]

@@ -8,6 +8,8 @@ from tests.fixtures.runs_of_methods import ON_TINY, ON_WIDE
 
 REFUSED = {  # what the engine says of a method that it cannot compute, by the method's name
     "xtc_1bit_official": "cannot compute the edit 'xtc.levels'",
+    "moebert": "edit 'moebert.experts'",
+    "moebert_balanced": "edit 'moebert.experts'",
 }
 
 
