@@ -20,7 +20,7 @@ from methods.training import objective, trainer
 from methods.use import export, inspection
 from tests.fixtures.models import KINDS, META, answers, batch_of, bert_base, model_of, parameters
 from tests.fixtures.runs_of_methods import FILES, recipe_of
-from tests.fixtures.world import SHARED, context, loader, tiny
+from tests.fixtures.world import CONFIG, SHARED, context, loader, tiny
 
 GOLDEN = SHARED / "golden/more_moebert.npz"
 BASE = {"kind": "moebert.experts", "count": 4, "width": 768, "shared": 512}  # on bert-base
@@ -125,6 +125,16 @@ def test_one_expert_of_full_width_is_the_stock_model(kind):
         found.append(answers(model.train(), batch))
     assert torch.allclose(*found, atol=1e-5)
     assert not torch.allclose(found[1], answers(stock.eval(), batch), atol=1e-3)
+
+
+def test_another_encoder_has_experts_too():
+    changes = {"model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1, "vocab_size": 30}
+    torch.manual_seed(0)
+    model, batch = build({**CONFIG, **changes}, "sequence", 3).eval(), batch_of()
+    batch["input_ids"] = torch.where(batch["attention_mask"] == 1, batch["input_ids"], 1)
+    before = answers(model, batch)
+    apply(model, "moebert.experts", count=1, width=32, shared=0)
+    assert torch.allclose(answers(model.eval(), batch), before, atol=1e-5)
 
 
 def test_each_token_takes_the_expert_of_its_table():

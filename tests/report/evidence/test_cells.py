@@ -93,6 +93,17 @@ def test_both_protocols_drop_size_and_cost(cell_of):
     assert cell["ran_on"]["command"] == "snakemake results/fp32_rte.json"
 
 
+def test_parameters_that_a_token_reads_stand_beside_those_that_are_stored(cell_of):
+    """A run from before they were counted has none, and its cell is still valid."""
+    routed, older = run_record(seed=1), run_record(seed=1)
+    for protocol in ("last", "best"):
+        routed["size"][protocol]["active_parameters"] = 600_000
+    size = cell_of(routed)["measured"]["size"]
+    assert (size["parameters"], size["active_parameters"]) == (1_000_000, 600_000)
+    assert size["file"]["bytes"] == 4_200_001, "all that is stored"
+    assert "active_parameters" not in cell_of(older)["measured"]["size"]
+
+
 def test_bits_are_the_mean_of_those_measured(cell_of):
     runs = [run_record(seed=1), run_record(seed=2), run_record(seed=3, diverged=True)]
     for run, weights in zip(runs, (1.25, 1.75), strict=False):

@@ -1,11 +1,16 @@
 """Tables of suites: their content, their marks, and what never enters an average."""
 
 import copy
+import json
+import re
 
 import pytest
 
 from report.evidence.comparison import compare
+from report.evidence.points import AXES, cloud
 from report.evidence.statistics import holm
+from report.page.headline import headline
+from report.page.page import render
 from report.tables.suites import deviation, tables
 from tests.fixtures import cells as fixture
 from tests.fixtures.cells import cell_at
@@ -80,6 +85,33 @@ def test_bits_are_printed_as_measured(changed):
         cell["measured"]["bits"] = {"weights": 1.3 + 0.05 * number, "embeddings": 2.0, "activations": 8}
     row = rows_of(changed)[1]["twn_2bit"]
     assert (row.bits, row.budget) == ("1.4-2-8", "1.4")
+
+
+def test_a_method_that_routes_tokens_counts_as_large_as_its_file(changed):
+    """The parameters that a token reads are in a note and in the records; no ranking knows them."""
+    for cell in changed:
+        if cell["request"]["method"] == "twn_2bit":
+            size = cell["measured"]["size"]
+            size |= {"parameters": 109_565_184, "active_parameters": 66_987_264}
+            for convention in ("paper", "counted", "file"):
+                size[convention] = {"bytes": int(1.01 * size["fp32_bytes"]), "ratio": 0.99}
+            set_mean(changed, "twn_2bit", cell["request"]["task"], 99.0)
+    table, rows = rows_of(changed)
+    note = f"{rows['twn_2bit'].title} reads 66,987,264 of its 109,565,184 parameters for a token; its sizes count all"
+    assert [text for text in table.notes if "for a token" in text] == [note]
+    records = {record["method"]: record for record in table.records()}
+    assert (records["twn_2bit"]["parameters"], records["twn_2bit"]["active parameters"]) == (109_565_184, 66_987_264)
+    assert records["fp32"]["active parameters"] == records["fp32"]["parameters"]
+    assert records["twn_2bit"]["ratio"] == 0.99
+    evidence = compare(changed)
+    for axis in ("paper", "counted", "file"):
+        assert cloud(evidence, ["rte"], AXES[axis]).points[-1].method == "twn_2bit", "the largest of all"
+    assert rows["twn_2bit"].title not in headline(evidence), "it is no compressed method"
+    page = render(evidence)
+    assert f"{rows['twn_2bit'].title} reads 66,987,264 of its 109,565,184 parameters for a token. The sizes" in page
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    sizes = {method["title"]: method["mib"] for method in json.loads(data)["methods"]}
+    assert max(sizes, key=sizes.get) == rows["twn_2bit"].title, "the picker's"
 
 
 def test_drops_are_from_the_teacher_or_from_the_start_of_what_was_only_rounded(changed):
