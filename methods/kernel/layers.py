@@ -42,18 +42,22 @@ class Quantized:
 
 
 class QuantLinear(Quantized, nn.Linear):
-    """y = Q_a(x) Q_w(W)^T + b. Either quantizer may be None."""
+    """y = Q_a(x) Q_w(W)^T + b, put on a grid again by Q_o. Any of the three quantizers may be None."""
 
-    def __init__(self, linear: nn.Linear, weight: Quantizer | None, inputs: Quantizer | None):
+    def __init__(
+        self, linear: nn.Linear, weight: Quantizer | None, inputs: Quantizer | None, outputs: Quantizer | None = None
+    ):
         nn.Module.__init__(self)  # takes the parameters of `linear` over instead of making new ones
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.weight_quantizer, self.input_quantizer, self._quantized = weight, inputs, None
+        self.output_quantizer = outputs
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         if self.input_quantizer is not None:
             x = self.input_quantizer(x, dtype=product_dtype(x))
-        return products.linear(x, self.quantized_weight(), self.bias)
+        y = products.linear(x, self.quantized_weight(), self.bias)
+        return y if self.output_quantizer is None else self.output_quantizer(y)
 
     def _dtype(self) -> torch.dtype:
         return product_dtype(self.weight)
@@ -125,9 +129,10 @@ class SplitLayer(nn.Module):
 
     def __init__(self, layer: QuantLinear | QuantEmbedding):
         super().__init__()
-        self.input_quantizer = None
+        self.input_quantizer = self.output_quantizer = None
         if isinstance(layer, QuantLinear):
             self.input_quantizer, layer.input_quantizer = layer.input_quantizer, None
+            self.output_quantizer, layer.output_quantizer = layer.output_quantizer, None
         self.first, self.second = layer, copy.deepcopy(layer)
         if isinstance(layer, QuantLinear):
             self.second.bias = None
@@ -135,7 +140,8 @@ class SplitLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out), or ids (...,) -> (..., width)
         if self.input_quantizer is not None:
             x = self.input_quantizer(x, dtype=product_dtype(x))
-        return self.first(x) + self.second(x)
+        y = self.first(x) + self.second(x)
+        return y if self.output_quantizer is None else self.output_quantizer(y)
 
 
 class Int8Linear(nn.Module):

@@ -19,13 +19,15 @@ class Trace:
     """One forward pass over one micro-batch.
 
     `wanted` names what the objective reads; a module that could show something else need not compute it. `total` is the
-    number of real tokens in the whole batch, over all micro-batches and devices, or None outside training.
+    number of real tokens in the whole batch, over all micro-batches and devices, or None outside training. `continues` says
+    that an earlier micro-batch of the same batch went through the same model.
     """
 
     ids: Tensor  # (B, S) token ids
     mask: Tensor  # (B, S) 1 for real tokens, 0 for the padding behind them
     wanted: frozenset[str] = frozenset()
     total: int | None = None
+    continues: bool = False
     logits: tuple[Tensor, ...] = ()  # (B, labels) once, or (B, S) twice for spans
     shown: dict[str, list[Tensor]] = field(default_factory=dict)
 

@@ -289,7 +289,7 @@ def accumulate(student, teacher, loader: Loader, passes: tuple[Pass, ...], share
                     theirs = forward(teacher, batch, wanted)
             for one in passes:
                 with one.active(student):
-                    ours = forward(student, batch, one.objective.wanted, total)
+                    ours = forward(student, batch, one.objective.wanted, total, start > 0)
                 terms = one.objective(ours, theirs, batch)
                 of_pass = {name: value.sum() / len(rows) for name, value in terms.items()}
                 accelerator.backward(sum(one.objective.weights[name] * value for name, value in of_pass.items()))
@@ -311,9 +311,11 @@ def term_weights(passes: tuple[Pass, ...]) -> dict[str, float]:
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def forward(model: nn.Module, batch: dict, wanted: frozenset[str] = frozenset(), total: int | None = None) -> Trace:
+def forward(
+    model: nn.Module, batch: dict, wanted: frozenset[str] = frozenset(), total: int | None = None, continues: bool = False
+) -> Trace:
     """Run a model on a batch and return the trace: its logits, and what its modules showed of what is wanted."""
-    trace = Trace(batch["input_ids"], batch["attention_mask"], wanted, total)
+    trace = Trace(batch["input_ids"], batch["attention_mask"], wanted, total, continues)
     options = {"output_hidden_states": True} if "hidden" in wanted else {}
     with tracing(trace):
         output = model(**{name: batch[name] for name in INPUTS}, **options)
