@@ -18,6 +18,7 @@ EDITS = ("quantize", "int8_dynamic", "factor", "factor_words", "narrow", "layers
 ONCE = ("quantize", "int8_dynamic", "activate", "narrow")  # edits of which the last one alone would not say all
 COUNTERS = (".batches",)  # what training alone needs
 NEVER = np.float32(np.inf)
+TINY = float(np.finfo(np.float32).tiny)  # a moving range acts as if it never fell below
 
 
 class _Read(dict):
@@ -68,6 +69,9 @@ class Plan:
         self.one_sided = quantize.get("one_sided") or self.activations
         self.of_attention = quantize.get("attention", True)  # whether its operands are quantized
         self.of_pooler = quantize.get("pooler", True)
+        self.of_head = self.activations if quantize.get("head") else None
+        if quantize.get("outputs"):
+            raise Unsupported(f"{path}: the packed engine cannot quantize the outputs of linear maps.")
         self.int8 = "int8_dynamic" in self.edits
         try:
             self.model = self._model()
@@ -144,12 +148,12 @@ class Plan:
     def _head(self) -> tuple[Linear | None, Linear]:
         """The matrix with tanh behind it where there is one, and the head's last matrix."""
         if self.meta["head"] != "sequence":
-            return None, self._linear("qa_outputs" if self.meta["head"] == "span" else "classifier", None)
+            return None, self._linear("qa_outputs" if self.meta["head"] == "span" else "classifier", self.of_head)
         if self.anatomy.pooler is None:
-            return self._linear("classifier.dense", None), self._linear("classifier.out_proj", None)
+            return self._linear("classifier.dense", self.of_head), self._linear("classifier.out_proj", self.of_head)
         inputs = self.activations if self.of_pooler else None
         pooler = self._linear(self.body + self.anatomy.pooler, inputs, own=True)
-        return pooler, self._linear("classifier", None)
+        return pooler, self._linear("classifier", self.of_head)
 
     def _linear(
         self, name: str, inputs: dict | None, own: bool = False, has_bias: bool = True, rows: int | None = None
@@ -296,6 +300,10 @@ def _asymmetric(spec: dict, learned: dict) -> dict:
     return {"kind": "asymmetric", "high": 2 ** spec["bits"] - 1, "by_rows": spec.get("rows", False), **clip}
 
 
+def _ema(spec: dict, learned: dict) -> dict:
+    return _threshold(spec, {"scale": learned["range"], "floor": TINY})
+
+
 def _interval(spec: dict, learned: dict) -> dict:
     bounds = {"clip_low": learned["low"], "clip_high": learned["high"]}
     make = _symmetric if spec.get("symmetric", False) else _asymmetric
@@ -308,5 +316,6 @@ RANGE_OF = {
     "symmetric": _symmetric,
     "asymmetric": _asymmetric,
     "interval": _interval,
+    "ema": _ema,
 }
-LEARNED = {"threshold": ("scale", "floor"), "step": ("scale", "floor"), "interval": ("low", "high")}
+LEARNED = {"threshold": ("scale", "floor"), "step": ("scale", "floor"), "interval": ("low", "high"), "ema": ("range",)}

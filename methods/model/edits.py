@@ -33,7 +33,7 @@ ACT2FN = modelling_file("activations").ACT2FN
 AttentionInterface = modelling_file("modeling_utils").AttentionInterface
 AttentionMaskInterface = modelling_file("masking_utils").AttentionMaskInterface
 eager_mask = modelling_file("masking_utils").eager_mask
-WEIGHT_OPTIONS = ("weights", "embeddings", "positions", "by")  # a model has no use for them once it has its weights
+WEIGHT_OPTIONS = ("weights", "embeddings", "positions", "types", "by")  # a model has no use for them once it has its weights
 SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
 
 
@@ -72,22 +72,28 @@ def quantize(
     one_sided: Quantizer | None = None,
     attention: bool = True,
     pooler: bool = True,
+    outputs: Quantizer | None = None,
+    types: Quantizer | None = None,
+    head: bool = False,
 ) -> None:
     """Put quantizers where the methods' codes have them (each argument is a stanza of `quantizers.make`, or None).
 
     `weights`: the encoder's linears and the pooler. `embeddings`, `positions`: the tables. `activations`: the input of
     every quantized linear, and queries, keys, probabilities and values. `one_sided` replaces it for tensors that are
-    never or hardly negative: probabilities and the input of the feed-forward's second linear. Token types, LayerNorms,
-    biases and the head stay in full precision. Queries, keys and values share one quantized input: it is one tensor.
+    never or hardly negative: probabilities and the input of the feed-forward's second linear. LayerNorms and biases stay
+    in full precision. Queries, keys and values share one quantized input: it is one tensor.
     The second of two factors is a linear, and so is quantized as one, with its input. Without `attention`, queries, keys,
-    probabilities and values stay as they are; without `pooler`, the pooler does.
+    probabilities and values stay as they are; without `pooler`, the pooler does. `outputs`: what comes out of every
+    quantized linear, bias included. `types`: the table of token types. `head`: the linears of the task's head too, with
+    their inputs and without their outputs.
     """
     one_sided = one_sided or activations
 
-    def linear(module: nn.Linear | Factored, inputs: dict | None) -> QuantLinear | Factored:
+    def linear(module: nn.Linear | Factored, inputs: dict | None, results=outputs) -> QuantLinear | Factored:
         if isinstance(module, Factored):
-            return Factored(linear(module[0], inputs), linear(module[1], activations))
-        return QuantLinear(module, weight_quantizer(weights, module.weight), activation_quantizer(inputs))
+            return Factored(linear(module[0], inputs, None), linear(module[1], activations, results))
+        quantizers = activation_quantizer(inputs), activation_quantizer(results)
+        return QuantLinear(module, weight_quantizer(weights, module.weight), *quantizers)
 
     def table(module: nn.Embedding | Factored, spec: dict | None) -> QuantEmbedding | Factored:
         if isinstance(module, Factored):
@@ -97,6 +103,8 @@ def quantize(
     body, parts = model.base_model, anatomy(model)
     body.set_submodule(parts.words, table(body.get_submodule(parts.words), embeddings))
     body.set_submodule(parts.positions, table(body.get_submodule(parts.positions), positions))
+    if types:
+        body.set_submodule(parts.types, table(body.get_submodule(parts.types), types))
     for layer in anatomies.layers(model):
         for name in ("query", "key", "value"):
             layer[name] = linear(layer[name], None)
@@ -110,6 +118,9 @@ def quantize(
             layer[name] = linear(layer[name], inputs)
     if pooler and (path := anatomies.pooler(model)):
         body.set_submodule(path, linear(body.get_submodule(path), activations))
+    for name, module in list(model.named_modules()) if head else ():
+        if isinstance(module, nn.Linear) and parts.is_head(f"{name}."):
+            model.set_submodule(name, linear(module, activations, None))
     show_scores(model)
 
 

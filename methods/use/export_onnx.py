@@ -160,9 +160,11 @@ class Encoder:
                 return self._linear(layer[1], self._linear(layer[0], x))
             case SplitLayer():
                 x = self._quantized(x, layer.input_quantizer)
-                return self.graph("Add", self._linear(layer.first, x), self._linear(layer.second, x))
+                y = self.graph("Add", self._linear(layer.first, x), self._linear(layer.second, x))
+                return self._values(self._quantized(y, layer.output_quantizer))
             case QuantLinear():
-                return self._with_bias(layer, self._times(layer, self._quantized(x, layer.input_quantizer)))
+                y = self._with_bias(layer, self._times(layer, self._quantized(x, layer.input_quantizer)))
+                return self._values(self._quantized(y, layer.output_quantizer))
             case Int8Linear():
                 codes, step, zero = self.graph("DynamicQuantizeLinear", x, outputs=3)
                 return self._with_bias(layer, self._times(layer, Grid(codes, step, zero)))
@@ -244,7 +246,9 @@ def notes(model: nn.Module, exact: bool) -> list[str]:
 
 def is_static(model: nn.Module) -> bool:
     """Return whether no range of activations depends on the batch."""
-    learned = all(one.kind in ("threshold", "step") and not getattr(one, "shifted", False) for one in _activations(model))
+    learned = all(
+        one.kind in ("threshold", "step", "ema") and not getattr(one, "shifted", False) for one in _activations(model)
+    )
     return learned and not any(isinstance(one, Int8Linear) for one in model.modules())
 
 

@@ -10,6 +10,7 @@ REFUSED = {  # what the engine says of a method that it cannot compute, by the m
     "xtc_1bit_official": "cannot compute the edit 'xtc.levels'",
     "moebert": "edit 'moebert.experts'",
     "moebert_balanced": "edit 'moebert.experts'",
+    "q8bert": "the option 'outputs' of the edit 'quantize'",
 }
 
 

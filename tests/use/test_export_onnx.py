@@ -58,6 +58,10 @@ EDITS = {
     "min-max of each token around zero": activations({"kind": "symmetric", "bits": 8, "rows": True}),
     "min-max clipped around zero": activations({"kind": "symmetric", "bits": 8, "clip": 2.5}),
     "an interval": activations({"kind": "interval", "bits": 8, "symmetric": True}, {"kind": "interval", "bits": 8}),
+    "moving ranges": activations({"kind": "ema", "bits": 8}),
+    "moving ranges of inputs and outputs, the head too": [
+        quantize(activations={"kind": "ema", "bits": 8}, outputs={"kind": "ema", "bits": 8}, attention=False, head=True)
+    ],
     "weights alone": [quantize(positions={"kind": "symmetric", "bits": 8})],
     "weights by rows": [quantize(weights={"kind": "symmetric", "bits": 8, "rows": True}, activations=THRESHOLD)],
     "activations alone": [quantize(weights=None, activations=THRESHOLD)],
@@ -72,7 +76,7 @@ EDITS = {
 
 
 GRIDS = [
-    *({"kind": "threshold", "bits": bits} for bits in (1, 2, 4, 8)),
+    *({"kind": kind, "bits": bits} for kind in ("threshold", "ema") for bits in (1, 2, 4, 8)),
     *(
         {"kind": "step", "bits": bits, **option}
         for bits in (1, 4, 8)

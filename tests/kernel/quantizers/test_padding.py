@@ -72,7 +72,7 @@ def test_without_padding_and_without_tokens_nothing_changes(name):
     full = torch.ones_like(MASK)
     with tracing(Trace(full, full)):
         assert torch.equal(quantizer(x), quantizer_of(name, x)(x))
-    assert torch.equal(inside(quantizer, pooled), quantizer(pooled))
+    assert torch.equal(inside(quantizer_of(name, pooled), pooled), quantizer_of(name, pooled)(pooled))
 
 
 def test_weights_have_no_padding_whatever_their_shape():
