@@ -69,9 +69,9 @@ class Plan:
         self.one_sided = quantize.get("one_sided") or self.activations
         self.of_attention = quantize.get("attention", True)  # whether its operands are quantized
         self.of_pooler = quantize.get("pooler", True)
-        self.of_head = self.activations if quantize.get("head") else None
-        if quantize.get("outputs"):
-            raise Unsupported(f"{path}: the packed engine cannot quantize the outputs of linear maps.")
+        for option, what in (("outputs", "the outputs of linear maps"), ("head", "what goes into the head")):
+            if quantize.get(option):
+                raise Unsupported(f"{path}: the packed engine cannot quantize {what}.")
         self.int8 = "int8_dynamic" in self.edits
         try:
             self.model = self._model()
@@ -148,12 +148,12 @@ class Plan:
     def _head(self) -> tuple[Linear | None, Linear]:
         """The matrix with tanh behind it where there is one, and the head's last matrix."""
         if self.meta["head"] != "sequence":
-            return None, self._linear("qa_outputs" if self.meta["head"] == "span" else "classifier", self.of_head)
+            return None, self._linear("qa_outputs" if self.meta["head"] == "span" else "classifier", None)
         if self.anatomy.pooler is None:
-            return self._linear("classifier.dense", self.of_head), self._linear("classifier.out_proj", self.of_head)
+            return self._linear("classifier.dense", None), self._linear("classifier.out_proj", None)
         inputs = self.activations if self.of_pooler else None
         pooler = self._linear(self.body + self.anatomy.pooler, inputs, own=True)
-        return pooler, self._linear("classifier", self.of_head)
+        return pooler, self._linear("classifier", None)
 
     def _linear(
         self, name: str, inputs: dict | None, own: bool = False, has_bias: bool = True, rows: int | None = None

@@ -3,7 +3,8 @@
 A method's quantizer becomes the operators whose codes equal its own, up to rounding:
 
 - a step that training left (`threshold`, `step`, `ema`) becomes QuantizeLinear and DequantizeLinear, the form (QDQ) in
-  which runtimes find their int8 kernels. Codes are unsigned with zero point 128, and Clip in front keeps the method's number of levels;
+  which runtimes find their int8 kernels. Codes are unsigned with zero point 128, and Clip in front keeps the method's
+  number of levels;
 - a range of the tensor itself becomes a step that is computed in the graph. `asymmetric` in eight bits becomes
   DynamicQuantizeLinear, which runtimes fuse, although it is another grid: its range includes zero, and its zero point is
   rounded. `exact` has the method's own grid instead.

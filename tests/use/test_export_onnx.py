@@ -60,7 +60,7 @@ EDITS = {
     "an interval": activations({"kind": "interval", "bits": 8, "symmetric": True}, {"kind": "interval", "bits": 8}),
     "moving ranges": activations({"kind": "ema", "bits": 8}),
     "moving ranges of inputs and outputs, the head too": [
-        quantize(activations={"kind": "ema", "bits": 8}, outputs={"kind": "ema", "bits": 8}, attention=False, head=True)
+        quantize(activations={"kind": "ema", "bits": 8}, outputs={"kind": "ema", "bits": 4}, attention=False, head=True)
     ],
     "weights alone": [quantize(positions={"kind": "symmetric", "bits": 8})],
     "weights by rows": [quantize(weights={"kind": "symmetric", "bits": 8, "rows": True}, activations=THRESHOLD)],
