@@ -170,6 +170,17 @@ symmetric, asymmetric = _chain(_symmetric), _chain(_asymmetric)
 
 
 @_chain
+def even(x: Tensor, bits: int, rows: bool, real: Tensor | None = None) -> Grid:
+    """Min-max around zero in 2^b levels, none of them zero: the odd multiples of the step, up to the largest magnitude."""
+    magnitude = real_only(x, real, rows).abs()
+    measured = magnitude.amax(-1, keepdim=True) if rows else magnitude.amax()
+    largest, outermost = measured.clamp(max=LARGEST), 2**bits - 1
+    step = _propagate(largest / outermost, measured)
+    scaled = x * torch.where(step >= TINY, outermost / largest, 0.0)
+    return Grid(scaled.div_(2).floor_().mul_(2).add_(1).clamp_(-outermost, outermost), step)
+
+
+@_chain
 def interval(x: Tensor, low: Tensor, high: Tensor, bits: int, around_zero: bool, real: Tensor | None = None) -> Grid:
     """Min-max of what lies between two bounds (PACT, Choi et al. 2018, arXiv 1805.06085, equation 1, with two bounds)."""
     if around_zero:

@@ -171,7 +171,8 @@ def give_integers(weight: Tensor, step: Tensor) -> bool:
     It does not where torch's products of such codes are not exact on this machine.
     """
     codes = (weight.detach() / step).round()
-    if weight.shape[1] == 1 or not integers_are_exact(int(codes.abs().amax())):  # torch mixes up the strides of one column
+    largest = int(codes.abs().amax())
+    if weight.shape[1] == 1 or largest > 128 or not integers_are_exact(largest):  # torch mixes up the strides of one column
         return False
     step = step.flatten() if step.dim() else step
     weight.integers = Integers(codes.to(torch.int8).t(), step, codes.sum(1) * step)
