@@ -16,6 +16,8 @@ from methods.model.anatomy import ANATOMIES
 
 EDITS = ("quantize", "int8_dynamic", "factor", "factor_words", "narrow", "layers", "activate", "requantize", "split")
 ONCE = ("quantize", "int8_dynamic", "activate", "narrow")  # edits of which the last one alone would not say all
+# Options of the edit `quantize` that the engine knows.
+OPTIONS = ("kind", "weights", "embeddings", "positions", "activations", "one_sided", "attention", "pooler")
 COUNTERS = (".batches",)  # what training alone needs
 NEVER = np.float32(np.inf)
 TINY = float(np.finfo(np.float32).tiny)  # a moving range acts as if it never fell below
@@ -65,6 +67,8 @@ class Plan:
         if self.activation not in abi.ACTIVATIONS:
             raise Unsupported(f"{path}: the packed engine knows gelu and relu, not {self.activation!r}.")
         quantize = self.edits.get("quantize", {})
+        if unknown := [option for option in quantize if option not in OPTIONS and quantize[option]]:
+            raise Unsupported(f"{path}: the packed engine cannot compute the option {unknown[0]!r} of the edit 'quantize'.")
         self.activations = quantize.get("activations")
         self.one_sided = quantize.get("one_sided") or self.activations
         self.of_attention = quantize.get("attention", True)  # whether its operands are quantized

@@ -100,6 +100,17 @@ def binary(w: Tensor, rows: bool, real: Tensor | None = None) -> Grid:
 
 
 @_chain
+def centred(w: Tensor, rows: bool, mean_of_rows: bool) -> Grid:
+    """Two levels around a mean, that of each row or of the whole tensor, at the mean magnitude as in `binary`.
+
+    Means of equal numbers are exact, so that all of them lie on one side.
+    """
+    mean = _mean(w.abs(), rows)
+    middle = w.double().mean(-1, keepdim=True) if mean_of_rows else w.double().mean()
+    return Grid(_signs(w - middle.to(w.dtype)), _propagate(mean, mean, middle.to(w.dtype)))
+
+
+@_chain
 def loss_aware(w: Tensor, curvature: Tensor, rows: bool, iterations: int) -> Grid:
     """LAT, approximate (Hou & Kwok 2018, arXiv 1802.08635, algorithm 1): minimise sum d (w - a b)^2 by turns in a and b.
 

@@ -144,6 +144,17 @@ class SplitLayer(nn.Module):
         return y if self.output_quantizer is None else self.output_quantizer(y)
 
 
+class Shifted(nn.Module):
+    """A quantizer of a layer's inputs behind a learned shift, one number for each of their `width` features."""
+
+    def __init__(self, quantizer: Quantizer, width: int, device: torch.device | None = None):
+        super().__init__()
+        self.quantizer, self.bias = quantizer, nn.Parameter(torch.zeros(width, device=device))
+
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:  # (..., width) -> (..., width)
+        return self.quantizer(x + self.bias, dtype=dtype)
+
+
 class Int8Linear(nn.Module):
     """torch's dynamic int8: weights in 8 bits once and for all, inputs as they come, products in integers.
 

@@ -22,6 +22,7 @@ from methods.kernel.layers import (
     QuantEmbedding,
     Quantized,
     QuantLinear,
+    Shifted,
     SplitLayer,
     product_dtype,
 )
@@ -75,6 +76,8 @@ def quantize(
     outputs: Quantizer | None = None,
     types: Quantizer | None = None,
     head: bool = False,
+    own_inputs: bool = False,
+    shift: bool = False,
 ) -> None:
     """Put quantizers where the methods' codes have them (each argument is a stanza of `quantizers.make`, or None).
 
@@ -85,15 +88,22 @@ def quantize(
     The second of two factors is a linear, and so is quantized as one, with its input. Without `attention`, queries, keys,
     probabilities and values stay as they are; without `pooler`, the pooler does. `outputs`: what comes out of every
     quantized linear, bias included. `types`: the table of token types. `head`: the linears of the task's head too, with
-    their inputs and without their outputs.
+    their inputs and without their outputs. With `own_inputs` the linears of queries, keys and values quantize their input
+    each by itself. `shift` adds a learned vector, at first zero, to the input of every quantized linear before it is
+    quantized.
     """
     one_sided = one_sided or activations
+    device = next(model.parameters()).device
+
+    def inputs_of(width: int, spec: dict | None) -> quantizers.Quantizer | Shifted | None:
+        quantizer = activation_quantizer(spec)
+        return Shifted(quantizer, width, device) if shift and quantizer is not None else quantizer
 
     def linear(module: nn.Linear | Factored, inputs: dict | None, results=outputs) -> QuantLinear | Factored:
         if isinstance(module, Factored):
             return Factored(linear(module[0], inputs, None), linear(module[1], activations, results))
-        quantizers = activation_quantizer(inputs), activation_quantizer(results)
-        return QuantLinear(module, weight_quantizer(weights, module.weight), *quantizers)
+        around = inputs_of(module.in_features, inputs), activation_quantizer(results)
+        return QuantLinear(module, weight_quantizer(weights, module.weight), *around)
 
     def table(module: nn.Embedding | Factored, spec: dict | None) -> QuantEmbedding | Factored:
         if isinstance(module, Factored):
@@ -107,10 +117,11 @@ def quantize(
         body.set_submodule(parts.types, table(body.get_submodule(parts.types), types))
     for layer in anatomies.layers(model):
         for name in ("query", "key", "value"):
-            layer[name] = linear(layer[name], None)
+            layer[name] = linear(layer[name], activations if own_inputs else None)
         if activations:
-            layer.attention.input_quantizer = activation_quantizer(activations)
-            layer.attention.register_forward_pre_hook(_quantize_input)
+            if not own_inputs:
+                layer.attention.input_quantizer = inputs_of(model.config.hidden_size, activations)
+                layer.attention.register_forward_pre_hook(_quantize_input)
             if attention:
                 operands = (activations, activations, one_sided, activations)
                 layer.attention.quantizers = QuantAttention(*map(activation_quantizer, operands))
@@ -201,6 +212,35 @@ def requantize(
 
 
 @edit
+def requantize_activations(model: nn.Module, activations: Quantizer, one_sided: Quantizer | None = None) -> None:
+    """Give the activations of a quantized model other quantizers, each in the place of one that `quantize` put there.
+
+    `one_sided` is as in `quantize`. A quantizer of the same kind as the one before it keeps what that has learned.
+    """
+    places = [place for layer in anatomies.layers(model) for place in _one_sided_places(layer)]
+    spec_of = {module: one_sided or activations for place in places for module in place.modules()}
+    for parent in list(model.modules()):
+        for name, before in parent.named_children():
+            if isinstance(before, quantizers.Quantizer) and before.role == "activations":
+                setattr(parent, name, _in_place_of(before, spec_of.get(before, activations)))
+
+
+def _one_sided_places(layer: anatomies.Layer) -> list[nn.Module]:
+    """Return the places of a layer's quantizers of tensors that are never or hardly negative."""
+    operands, down = getattr(layer.attention, "quantizers", None), layer["output"]
+    places = getattr(operands, "probs", None), getattr(down[0] if isinstance(down, Factored) else down, "input_quantizer", None)
+    return [place for place in places if place is not None]
+
+
+def _in_place_of(before: quantizers.Quantizer, spec: dict) -> quantizers.Quantizer:
+    quantizer = activation_quantizer(spec)
+    quantizer.pairs = before.pairs
+    if type(quantizer) is type(before):
+        quantizer.load_state_dict(before.state_dict())
+    return quantizer
+
+
+@edit
 def split(
     model: nn.Module, modules: list[str], weights: Quantizer | None = None, embeddings: Quantizer | None = None
 ) -> None:
@@ -251,13 +291,16 @@ def roles(model: nn.Module) -> dict[nn.Parameter, str]:
 def calibrate(model: nn.Module, batches) -> None:
     """Set the learned ranges of all activations from training batches, in the order in which a forward pass meets them.
 
-    Each quantizer sees inputs that those before it have already quantized, as it will in training, and no padding.
+    Each quantizer sees inputs that those before it have already quantized, as it will in training, and no padding. What
+    earlier calibrations saw no longer counts.
     """
 
     def look(module: quantizers.Quantizer, inputs: tuple) -> None:
         module.calibrate(trace.real_numbers(inputs[0].detach(), module.pairs))
 
     found = [one for one in model.modules() if isinstance(one, quantizers.Quantizer) and one.role == "activations"]
+    for counter in (one.batches for one in found if hasattr(one, "batches")):
+        counter.zero_()
     hooks = [one.register_forward_pre_hook(look) for one in found]
     was_training = model.training
     model.eval()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from methods.common import files
 from methods.common.errors import UserError
-from methods.kernel.layers import Factored, Int8Linear, SplitLayer
+from methods.kernel.layers import Factored, Int8Linear, Shifted, SplitLayer
 from methods.kernel.quantizers import Quantizer
 from methods.model import anatomy as anatomies
 from methods.training.trainer import INPUTS
@@ -54,6 +54,8 @@ def decoded(model: nn.Module, meta: dict) -> nn.Module:
     """Return a stock model of transformers that computes what `model` does without its quantizers of activations."""
     import transformers  # all of it, since it is to write its own files
 
+    if any(isinstance(module, Shifted) for module in model.modules()):
+        raise UserError("This model shifts the inputs of its layers, which has no stock form: use `--to onnx`.")
     options = {key: value for key, value in model.record.config.items() if key != "model_type"}
     config = transformers.AutoConfig.for_model(model.config.model_type, **{**options, **_changes(model, meta)})
     stock = getattr(transformers, type(model).__name__)(config).eval()

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 from methods.common.errors import UserError
-from methods.kernel.layers import Factored, Int8Linear, QuantEmbedding, QuantLinear, SplitLayer
+from methods.kernel.layers import Factored, Int8Linear, QuantEmbedding, QuantLinear, Shifted, SplitLayer
 from methods.model import anatomy as anatomies
 from methods.model.anatomy import Layer, anatomy
 from methods.training.trainer import INPUTS
@@ -133,6 +133,8 @@ class Encoder:
     # --- layers -----------------------------------------------------------------------------------------------
 
     def _quantized(self, x: str, quantizer) -> str | Grid:
+        if isinstance(quantizer, Shifted):
+            return self._quantized(self.graph("Add", x, _numpy(quantizer.bias)), quantizer.quantizer)
         return x if quantizer is None else quantized(self.graph, x, quantizer, self.exact)
 
     def _lookup(self, table: nn.Module, ids: str) -> str:  # (B, S) -> (B, S, width)
@@ -246,9 +248,8 @@ def notes(model: nn.Module, exact: bool) -> list[str]:
 
 def is_static(model: nn.Module) -> bool:
     """Return whether no range of activations depends on the batch."""
-    learned = all(
-        one.kind in ("threshold", "step", "ema") and not getattr(one, "shifted", False) for one in _activations(model)
-    )
+    steps = ("threshold", "step", "elastic", "ema")
+    learned = all(one.kind in steps and not getattr(one, "shifted", False) for one in _activations(model))
     return learned and not any(isinstance(one, Int8Linear) for one in model.modules())
 
 

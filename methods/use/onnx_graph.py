@@ -2,9 +2,9 @@
 
 A method's quantizer becomes the operators whose codes equal its own, up to rounding:
 
-- a step that training left (`threshold`, `step`, `ema`) becomes QuantizeLinear and DequantizeLinear, the form (QDQ) in
-  which runtimes find their int8 kernels. Codes are unsigned with zero point 128, and Clip in front keeps the method's
-  number of levels;
+- a step that training left (`threshold`, `step`, `elastic`, `ema`) becomes QuantizeLinear and DequantizeLinear, the form
+  (QDQ) in which runtimes find their int8 kernels. Codes are unsigned with zero point 128, and Clip in front keeps the
+  method's number of levels;
 - a range of the tensor itself becomes a step that is computed in the graph. `asymmetric` in eight bits becomes
   DynamicQuantizeLinear, which runtimes fuse, although it is another grid: its range includes zero, and its zero point is
   rounded. `exact` has the method's own grid instead.
@@ -89,9 +89,9 @@ class Grid:
 def quantized(graph: Graph, x: str, quantizer: quantizers.Quantizer, exact: bool) -> Grid:
     """Put a tensor on the grid of a method's quantizer."""
     match quantizer.kind:
-        case "threshold" | "step" | "ema" if not getattr(quantizer, "shifted", False):
+        case "threshold" | "step" | "elastic" | "ema" if not getattr(quantizer, "shifted", False):
             return _stepped(graph, x, quantizer)
-        case "step":
+        case "step" | "elastic":
             return _shifted(graph, x, quantizer)
         case "asymmetric" if is_replaced(quantizer) and not exact:
             codes, step, zero = graph("DynamicQuantizeLinear", _clipped(graph, x, quantizer.clip), outputs=3)

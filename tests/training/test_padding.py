@@ -14,6 +14,7 @@ from tests.fixtures.models import answers, batch_of, model_of
 from tests.fixtures.world import loader, without_dropout
 
 STEP = {"kind": "step", "bits": 8}
+ELASTIC = {"activations": {"kind": "elastic", "bits": 4}, "one_sided": {"kind": "elastic", "bits": 4, "signed": False}}
 ROWS = np.arange(8)
 TERMS = {"labels": 1.0, "hidden": 1.0, "attention": 1.0, "logits": 1.0}
 
@@ -93,6 +94,7 @@ ACTIVATIONS = {
     },
     "step": {"activations": STEP, "one_sided": {"kind": "step", "bits": 8, "shifted": True}},
     "step of two levels": {"activations": {"kind": "step", "bits": 1}},
+    "elastic step": {**ELASTIC, "own_inputs": True, "shift": True},
     "threshold": {"activations": {"kind": "threshold", "bits": 8}},
 }
 EDITS = {**{name: ("quantize", options) for name, options in ACTIVATIONS.items()}, "torch's int8": ("int8_dynamic", {})}

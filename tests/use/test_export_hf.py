@@ -86,6 +86,12 @@ def test_a_layer_without_a_stock_form_is_refused_in_one_line(tmp_path):
         export_hf.decoded(model, meta)
 
 
+def test_a_shift_before_a_layer_is_refused_in_one_line(tmp_path):
+    model, meta = packed(tmp_path, [("quantize", {**GRIDS, "shift": True})])
+    with pytest.raises(UserError, match="shifts the inputs"):
+        export_hf.decoded(model, meta)
+
+
 LOAD = """
 import json, sys
 from transformers import AutoModelForSequenceClassification, AutoTokenizer

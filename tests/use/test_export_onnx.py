@@ -31,6 +31,7 @@ TERNARYBERT = {
     "embeddings": {"kind": "ternary", "rows": True},
     "activations": {"kind": "asymmetric", "bits": 8},
 }
+ELASTIC = {"activations": {"kind": "elastic", "bits": 2}, "one_sided": {"kind": "elastic", "bits": 2, "signed": False}}
 MODULES = [
     "bert.embeddings.word_embeddings",
     "bert.encoder.layer.0.attention.self.query",
@@ -64,6 +65,8 @@ EDITS = {
     ],
     "weights alone": [quantize(positions={"kind": "symmetric", "bits": 8})],
     "weights by rows": [quantize(weights={"kind": "symmetric", "bits": 8, "rows": True}, activations=THRESHOLD)],
+    "elastic steps behind shifts": [quantize(**ELASTIC, own_inputs=True, shift=True)],
+    "a shift of the shared input": [quantize(activations=THRESHOLD, shift=True)],
     "activations alone": [quantize(weights=None, activations=THRESHOLD)],
     "factors": [("factor", {"share": 0.6, "by": "svd"}), ("quantize", KDLSQ)],
     "a split": [
@@ -76,6 +79,7 @@ EDITS = {
 
 
 GRIDS = [
+    *({"kind": "elastic", "bits": bits, "signed": signed} for bits in (1, 2, 4) for signed in (True, False)),
     *({"kind": kind, "bits": bits} for kind in ("threshold", "ema") for bits in (1, 2, 4, 8)),
     *(
         {"kind": "step", "bits": bits, **option}

@@ -24,6 +24,43 @@ class Straight(torch.autograd.Function):
         return gradient, None, None
 
 
+class Centring(torch.autograd.Function):
+    """The gradient through x - mean(x), where that is within +-clip: less its own mean, of each row or of the tensor."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, values: Tensor, clip: float, by_rows: bool) -> Tensor:
+        ctx.clip, ctx.by_rows = clip, by_rows
+        ctx.save_for_backward(x)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (x,) = ctx.saved_tensors
+        where = {"dim": -1, "keepdim": True} if ctx.by_rows else {}
+        x = x.float()
+        inside = gradient * ((x - x.mean(**where)).abs() <= ctx.clip)
+        return inside - inside.mean(**where), None, None, None
+
+
+class Scaled(torch.autograd.Function):
+    """Two levels at plus and minus a learned scale: that of each level to the scale, and the identity's within it to x.
+
+    `factor` multiplies the scale's gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, values: Tensor, factor: float | Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        x, scale = ctx.saved_tensors
+        to_scale = (gradient.float() * torch.where(x >= 0, 1.0, -1.0)).sum() * ctx.factor
+        return gradient * (x.float().abs() <= scale), to_scale.to(scale.dtype), None, None
+
+
 class Bounded(torch.autograd.Function):
     """A learned interval (PACT, Choi et al. 2018, equation 3): each bound gets the gradient of what it cuts off."""
 

@@ -95,7 +95,7 @@ class Step(_Learned):
         calibration: Literal["truncation", "lsq", "histogram"] = "lsq",
     ):
         super().__init__(bits, signed and not shifted, narrow=False, calibration=calibration)
-        self.shifted, self.count, self.numbers = shifted, count, 0
+        self.shifted, self.one_sided, self.count, self.numbers = shifted, shifted, count, 0
 
     @property
     def by_rows(self) -> bool:
@@ -144,7 +144,7 @@ def truncation(x: Tensor, quantizer: _Learned) -> Tensor:
 
 def lsq(x: Tensor, quantizer: _Learned) -> Tensor:
     """Return 2 E|x| / sqrt(Qp) (Esser et al. 2020, section 2.1); twice that for one-sided tensors (BinaryBERT's code)."""
-    start = (4.0 if getattr(quantizer, "shifted", False) else 2.0) * x.abs().mean() / max(quantizer.codes_to, 1) ** 0.5
+    start = (4.0 if getattr(quantizer, "one_sided", False) else 2.0) * x.abs().mean() / max(quantizer.codes_to, 1) ** 0.5
     return start * quantizer.codes_to if isinstance(quantizer, Threshold) else start
 
 
