@@ -17,7 +17,7 @@ from methods.model.anatomy import ANATOMIES
 EDITS = ("quantize", "int8_dynamic", "factor", "factor_words", "narrow", "layers", "activate", "requantize", "split")
 ONCE = ("quantize", "int8_dynamic", "activate", "narrow")  # edits of which the last one alone would not say all
 # Options of the edit `quantize` that the engine knows.
-OPTIONS = ("kind", "weights", "embeddings", "positions", "activations", "one_sided", "attention", "pooler")
+OPTIONS = ("kind", "weights", "embeddings", "positions", "types", "activations", "one_sided", "attention", "pooler")
 COUNTERS = (".batches",)  # what training alone needs
 NEVER = np.float32(np.inf)
 TINY = float(np.finfo(np.float32).tiny)  # a moving range acts as if it never fell below
@@ -73,9 +73,6 @@ class Plan:
         self.one_sided = quantize.get("one_sided") or self.activations
         self.of_attention = quantize.get("attention", True)  # whether its operands are quantized
         self.of_pooler = quantize.get("pooler", True)
-        for option, what in (("outputs", "the outputs of linear maps"), ("head", "what goes into the head")):
-            if quantize.get(option):
-                raise Unsupported(f"{path}: the packed engine cannot quantize {what}.")
         self.int8 = "int8_dynamic" in self.edits
         try:
             self.model = self._model()

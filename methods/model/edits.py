@@ -228,7 +228,10 @@ def requantize_activations(model: nn.Module, activations: Quantizer, one_sided: 
 def _one_sided_places(layer: anatomies.Layer) -> list[nn.Module]:
     """Return the places of a layer's quantizers of tensors that are never or hardly negative."""
     operands, down = getattr(layer.attention, "quantizers", None), layer["output"]
-    places = getattr(operands, "probs", None), getattr(down[0] if isinstance(down, Factored) else down, "input_quantizer", None)
+    places = (
+        getattr(operands, "probs", None),
+        getattr(down[0] if isinstance(down, Factored) else down, "input_quantizer", None),
+    )
     return [place for place in places if place is not None]
 
 

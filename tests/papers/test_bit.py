@@ -173,7 +173,7 @@ def _compare_gradients(arrays, task: str, student, steps: dict) -> None:
 @golden
 @pytest.mark.parametrize("task", ["cls3", "cls3_a2"])
 def test_steps_start_as_the_authors_first_batch_sets_them(task, counting_padding):
-    arrays, (bits, kind) = np.load(GOLDEN), TASKS[task]
+    arrays, (bits, _) = np.load(GOLDEN), TASKS[task]
     student = golden_model(arrays, "student", task)
     apply(student, "activate", function="relu")
     apply(student, **quantize(bits))

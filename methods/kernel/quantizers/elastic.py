@@ -10,9 +10,9 @@ from methods.kernel.quantizers.learned import Step
 class Elastic(Step):
     """BiT's elastic step (Liu et al. 2022, arXiv 2205.13016; its code: transformer/utils_quant.py).
 
-    Signed at one bit: two levels, plus and minus the step. The step's gradient is that of its product with the sign, over all
-    numbers; those beyond the step pass none on. Unsigned at one bit: zero and the step. Otherwise as `Step`, where unsigned
-    numbers count from the tensor's minimum. The start is 2 E|x| / sqrt(Qp), and twice that for unsigned tensors.
+    Signed at one bit: two levels, plus and minus the step. The step's gradient is that of its product with the sign, over
+    all numbers; those beyond the step pass none on. Unsigned at one bit: zero and the step. Otherwise as `Step`, where
+    unsigned numbers count from the tensor's minimum. The start is 2 E|x| / sqrt(Qp), twice that for unsigned tensors.
 
     Zero counts as positive, so that there are two levels; the code's sign of zero is a third one.
     """
