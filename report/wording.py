@@ -119,6 +119,14 @@ def partial_note(cell: dict) -> str | None:
     return "; ".join(parts) or "fewer rows than the official data"
 
 
+def augmentation(cell: dict) -> str | None:
+    """Return how the training rows of a cell's runs were augmented; None where they were not."""
+    if not (made := cell["ran_on"]["dataset"].get("augmentation")):
+        return None
+    copies = f"{count(made['copies'])} {'copy' if made['copies'] == 1 else 'copies'}"
+    return f"up to {copies} of each text, {count(made['rows'])} training rows in all, substitutes by {made['substitutes']}"
+
+
 def flat(mapping: dict, prefix: str = ""):
     """Yield nested keys as dotted names, in order, with their values."""
     for key, value in mapping.items():

@@ -41,6 +41,7 @@ SHARED = {
     "primary metric": ("metric",),
     "code digest": ("ran_on", "code"),
     "data fingerprint": ("ran_on", "data", "fingerprint"),
+    "data augmentation": ("ran_on", "data", "augmentation"),
     "base model": ("ran_on", "base", "sha256"),
     "teacher": ("ancestors", "teacher", "sha256"),
 }

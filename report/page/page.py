@@ -26,7 +26,7 @@ from report.page.headline import headline
 from report.tables import exports
 from report.tables.published import paper_table
 from report.tables.suites import Entry, odd_written, tables
-from report.wording import bits, count, flat, metric_title, metrics_of, partial_note, plain, plural, score
+from report.wording import augmentation, bits, count, flat, metric_title, metrics_of, partial_note, plain, plural, score
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 MIME = {"csv": "text/csv", "json": "application/json", "md": "text/markdown", "tex": "text/x-tex", "bib": "text/x-bibtex"}
@@ -289,6 +289,7 @@ def _cell(evidence: Evidence, names: Names, cell: dict, entries: dict[tuple, Ent
         "statements": list(_statements(evidence, cell, entries)),
         "charts": curves(cell),
         "partial": partial_note(cell),
+        "augmentation": augmentation(cell),
         "speed": list(latency.facts(evidence.board, cell)),
         "resumed": f"resumed {plural(resumed, 'time')}" if resumed else None,
         "provenance": list(_provenance(cell)),
@@ -327,6 +328,7 @@ def _provenance(cell: dict) -> Iterator[tuple[str, str]]:
     """Yield names and values of the cell's origins; what all cells share is listed once, under Environment."""
     on, machines = cell["ran_on"], cell["ran_on"]["volatile"]["machines"]
     yield "Data", f"{on['data']}, fingerprint {on['dataset']['fingerprint'][:16]}, version {on['dataset']['task_version']}"
+    yield "Data augmentation", augmentation(cell) or "none"
     yield "Base model", f"{on['base']['id'] or on['base']['source']}, sha256 {on['base']['sha256'][:16]}"
     for role in dict.fromkeys(role for run in on["runs"] for role in run["ancestors"]):
         ancestors = [run["ancestors"][role] for run in on["runs"] if role in run["ancestors"]]

@@ -38,6 +38,7 @@ _LATEX = {
     "≈": r"$^{\approx}$",
     "°": r"$^{\circ}$",
     "†": r"$^{\dagger}$",
+    "‡": r"$^{\ddagger}$",
     "\N{MINUS SIGN}": "$-$",
     "\N{EN DASH}": "--",
 }

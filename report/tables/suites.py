@@ -15,6 +15,7 @@ from report.wording import (
     CONVENTIONS,
     PROTOCOLS,
     active,
+    augmentation,
     bits,
     count,
     diverged,
@@ -32,6 +33,7 @@ MARKS = {
     "tie": "≈ not told apart from the best of its bit budget",
     "like_reference": "° not told apart from its teacher or the model it was quantized from",
     "partial": "† partial data",
+    "augmented": "‡ trained with data augmentation, the others without",
 }
 
 
@@ -67,6 +69,7 @@ class Entry:
     p: float | None = None  # of the drop, corrected
     interval: tuple[float, float] | None = None
     partial: bool = False
+    augmented: bool = False
     best: bool = False
     tie: bool = False
     like_reference: bool = False
@@ -87,6 +90,7 @@ class Entry:
     @property
     def marks(self) -> str:
         marks = (("≈", self.tie), ("°", self.like_reference), ("†", self.partial and not self.status))
+        marks += (("‡", self.augmented and not self.status),)
         return "".join(sign for sign, on in marks if on)
 
     @property
@@ -199,7 +203,7 @@ class Table:
                 f"{entry.task} high": high,
                 f"{entry.task} drop": entry.drop,
                 f"{entry.task} p": entry.p,
-                f"{entry.task} note": entry.status or ("partial data" if entry.partial else None),
+                f"{entry.task} note": entry.status or _note(entry),
             }
         return record | ({"average": row.average.value} if self.with_average else {}) | {"drop": row.average.drop}
 
@@ -271,7 +275,13 @@ def _entry(evidence: Evidence, method: str, task: str, protocol: str) -> Entry:
         drop=score.drop,
         interval=score.interval,
         partial=cell["ran_on"]["dataset"]["partial"],
+        augmented=augmentation(cell) is not None,
     )
+
+
+def _note(entry: Entry) -> str | None:
+    notes = (("partial data", entry.partial), ("data augmentation", entry.augmented))
+    return ", ".join(note for note, on in notes if on) or None
 
 
 def _marked(evidence: Evidence, entries: dict, protocol: str, usual_n: int | None) -> dict:
