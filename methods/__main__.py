@@ -169,6 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path)
     sub = step(data, "data", "make a task's tokenised data file")
     sub.add_argument("task", nargs="?")
+    text = "with the augmented training rows of the configuration's `augmentation`"
+    sub.add_argument("--augmented", action="store_true", help=text)
     sub.add_argument("--base", type=Path)
     sub.add_argument("--out", type=Path)
     sub = step(run, "run", "train, save, load back and score one method on one task with one seed")
@@ -283,12 +285,16 @@ def base(arguments) -> None:
 
 def data(arguments) -> None:
     catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
-    request = arguments.request or canonical(catalogue.request_data(arguments.task))
+    request = arguments.request or canonical(catalogue.request_data(arguments.task, arguments.augmented))
     from methods.tasks import encode, sources
 
+    if request.get("augmentation"):
+        interrupt.listen()
     splits = sources.rows(request)
-    tokenizer = encode.read_tokenizer(arguments.base or _work(catalogue) / catalogue.base_file(request["task"]))
-    encode.write_task(arguments.out or _work(catalogue) / f"data/{request['task']}.safetensors", request, tokenizer, splits)
+    base_path = arguments.base or _work(catalogue) / catalogue.base_file(request["task"])
+    tokenizer = encode.read_tokenizer(base_path)
+    out = arguments.out or _work(catalogue) / catalogue.data_file(request["task"], "augmentation" in request)
+    encode.write_task(out, request, tokenizer, splits, base_path)
 
 
 def run(arguments) -> None:
@@ -312,7 +318,7 @@ def run(arguments) -> None:
         request,
         family,
         arguments.out or _work(catalogue) / here,
-        data_path=arguments.data or _work(catalogue) / f"data/{request['task']}.safetensors",
+        data_path=arguments.data or _work(catalogue) / catalogue.data_file(request["task"], "augmentation" in request),
         base_path=arguments.base or _work(catalogue) / catalogue.base_file(request["task"]),
         ancestors=folders,
         checkpoint_steps=arguments.checkpoint_steps,

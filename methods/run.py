@@ -244,10 +244,21 @@ class Run:
                 f"`python -m methods data {meta['task']} --base {base_path} --out {data_path}`."
             )
         longest = config["max_position_embeddings"] - ANATOMIES[config.get("model_type", "bert")].skipped
+        self._check_augmentation(data_path)
         if meta["max_length"] > longest:
             raise UserError(
                 f"{data_path} has inputs of {meta['max_length']} tokens, but the model of {base_path} reads {longest}: "
                 "lower the task's max_length, or budget.max_length."
+            )
+
+    def _check_augmentation(self, data_path: Path) -> None:
+        """Raise one line for data that were not augmented as requested."""
+        wanted, made = self.request.get("augmentation"), self.task.meta["data"].get("augmentation")
+        if (made and {key: made.get(key) for key in wanted or {}}) != wanted:
+            state = "without copies of its training rows" if made is None else "with copies of its training rows"
+            raise UserError(
+                f"{data_path} was made {state}, and {self.title} is requested with other data: name the data file that "
+                f"`python -m methods data {self.task.meta['task']}` makes{' with --augmented' if wanted else ''}."
             )
 
     def _check_teacher(self) -> None:

@@ -19,7 +19,7 @@ import yaml
 
 from methods.common import options
 from methods.common.errors import UserError
-from workflow import entries, stanzas
+from workflow import augmentation, entries, stanzas
 from workflow.digests import LOADER, ROOT, digest, papers_read_by
 
 NAME = re.compile(r"(?P<method>[a-z][a-z0-9]*(_[a-z0-9]+)*)_(?P<task>[a-z][a-z0-9]*)")
@@ -41,6 +41,8 @@ DATA_SOURCES = (
 DATA_SOURCES += ("methods/tasks/sources.py", "methods/tasks/text.py")
 GENERATED_DATA_SOURCES = ("methods/tasks/demo",)
 OWN_DATA_SOURCES = ("methods/tasks/files.py",)
+AUGMENTATION_SOURCES = ("methods/tasks/augment.py", "methods/tasks/guesses.py", "methods/tasks/vectors.py")
+AUGMENTATION_SOURCES += ("methods/model/encoder.py", "methods/model/anatomy.py")
 PRETRAINING_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/tasks/base.py", "methods/tasks/demo")
 IMPORT_SOURCES = ("methods/model/encoder.py", "methods/model/anatomy.py", "methods/tasks/base.py", "methods/tasks/hub.py")
 CELL_SOURCES = ("report/__init__.py", "report/__main__.py", "report/evidence", "methods/common", "workflow/schemas")
@@ -129,6 +131,7 @@ class Catalogue:
         if ancestors:  # which of an ancestor's models is taken, and whether a weak one may teach, is nothing to the others
             keys += ["primary", "allow_weak_teacher"]
         own = {"finetuned": True} if "finetuned" in self.tasks[task] and not ancestors else {}
+        own |= {"augmentation": found} if (found := self.augmentation(method, task)) else {}
         return {
             **own,
             "method": method,
@@ -155,6 +158,8 @@ class Catalogue:
         value, budget = self.values(method, task), self.budget(task, method)
         rows = GENERATED_ROWS if self.is_generated(task) else self.tasks[task].get("rows", {}).get("train", GENERATED_ROWS)
         rows = min(rows, budget.get("train_rows") or rows)
+        if found := self.augmentation(method, task):
+            rows *= 1 + found["copies"] * len(self.tasks[task].get("columns") or [None])
         epochs = sum(number for key, number in value.items() if key.startswith("epochs") and isinstance(number, int | float))
         batch = budget.get("batch_size") or value.get("batch_size") or 32
         return math.ceil(epochs * budget["epochs_scale"] * rows / batch)
@@ -209,15 +214,52 @@ class Catalogue:
     def evaluate_every(self, task: str) -> int:
         return self.budget(task).get("evaluate_every") or self.tasks[task]["evaluate_every"]
 
-    def request_data(self, task: str) -> dict:
-        """Return the request of a task's data: its entry, the source of its rows and the length of its inputs."""
+    def augmentation(self, method: str, task: str) -> dict | None:
+        """Return how a run's training rows are augmented; None where they are not.
+
+        Only those of a student in training are, because its teacher answers for the copies: their labels are those of the
+        rows that they were made of.
+        """
+        settings = self.config["augmentation"]
+        if settings is None or not _is_taught(self.methods[method]):
+            return None
+        chosen = ((settings["methods"], method), (settings["tasks"], task))
+        return self._augmentation(task) if all(names is None or name in names for names, name in chosen) else None
+
+    def _augmentation(self, task: str) -> dict:
+        settings = self.config["augmentation"]
+        if settings is None:
+            raise UserError("The configuration augments nothing: set `augmentation`, see docs/augmentation.md.")
+        if line := augmentation.refusal(task, self.tasks[task]["kind"]):
+            raise UserError(line)
+        vectors = settings["vectors"]
+        return {
+            "copies": augmentation.copies(settings, task),
+            **{key: settings[key] for key in ("share", "candidates", "seed")},
+            "vectors": vectors and entries.digests([vectors])[vectors],
+        }
+
+    def data_file(self, task: str, augmented: bool = False) -> str:
+        """Return where a task's rows are in the preset's results; with `augmented`, those that students train on."""
+        return f"data/{task}.augmented.safetensors" if augmented else f"data/{task}.safetensors"
+
+    def request_data(self, task: str, augmented: bool = False) -> dict:
+        """Return the request of a task's data: its entry, the source of its rows and the length of its inputs.
+
+        With `augmented`, its training rows are followed by copies.
+        """
         budget, entry = self.budget(task), self.tasks[task]
         lengths = [length for length in (entry.get("max_length"), budget.get("max_length")) if length]
         sources = DATA_SOURCES
         sources += GENERATED_DATA_SOURCES if self.is_generated(task) else ()
         sources += OWN_DATA_SOURCES if "files" in entry else ()
         elsewhere = ("evaluate_every", "finetuned", *entries.SHOWN)
+        own = {}
+        if augmented:
+            own = {"augmentation": self._augmentation(task), "vectors": self.config["augmentation"]["vectors"]}
+            sources += AUGMENTATION_SOURCES
         return {
+            **own,
             "task": task,
             "entry": {key: value for key, value in entry.items() if key not in elsewhere},
             "files": entries.digests(entries.files_of(entry)),
@@ -299,7 +341,7 @@ def load(config: dict | None = None) -> Catalogue:
         raise ConfigError(f"config/presets/{preset}.yaml: rename it: only letters, digits, '.', '_' and '-' can be used.")
     below = read_yaml(ROOT / f"config/presets/{preset}.yaml")
     changes = difference(below, {key: value for key, value in config.items() if key != "preset"})
-    config = merge(below, {**config, "preset": preset})
+    config = merge({"augmentation": None, **below}, {**config, "preset": preset})
     try:
         methods = stanzas.read(ROOT / "config/methods", read_yaml)
     except UserError as error:
@@ -311,6 +353,8 @@ def load(config: dict | None = None) -> Catalogue:
     check(tasks, "tasks", "config/tasks.yaml")
     tasks = entries.completed(tasks)
     _check_names(config, methods, tasks)
+    config = {**config, "augmentation": augmentation.completed(config["augmentation"])}
+    _check_augmentation(config, methods, tasks)
     return Catalogue(config, methods, tasks, changes)
 
 
@@ -439,6 +483,35 @@ def _check_names(config: dict, methods: dict, tasks: dict) -> None:
     for name in config["methods"]:
         if methods[name]["product"] == "allocation":
             raise ConfigError(f"configuration: methods: {name} is a search and has no cell: list the methods that use it.")
+
+
+def _check_augmentation(config: dict, methods: dict, tasks: dict) -> None:
+    """Raise one line for an augmentation that no run could follow."""
+    if (settings := config["augmentation"]) is None:
+        return
+    for key, known in (("tasks", tasks), ("methods", methods)):
+        for name in settings[key] or ():
+            if name not in known:
+                raise ConfigError(f"configuration: augmentation: unknown {key[:-1]} {name!r}. {_choices(name, known)}")
+    for name in settings["methods"] or ():
+        if not _is_taught(methods[name]):
+            raise ConfigError(
+                f"configuration: augmentation.methods: {name} is not trained by a teacher, which would answer for the "
+                "augmented rows: name students."
+            )
+    for name in config["tasks"] if settings["tasks"] is None else settings["tasks"]:
+        if line := augmentation.refusal(name, tasks[name]["kind"]):
+            raise ConfigError(f"configuration: {line}")
+    if (path := settings["vectors"]) and not Path(path).is_file():
+        raise ConfigError(
+            f"configuration: augmentation.vectors: {path} is no file: name a file of word vectors (paths start at the "
+            "working directory)."
+        )
+
+
+def _is_taught(spec: dict) -> bool:
+    """Return whether a method's runs are trained, and have a teacher."""
+    return "teacher" in spec["ancestors"] and any(key.startswith("epochs") for key in spec["recipe"])
 
 
 def _choices(wrong: str, known) -> str:

@@ -25,6 +25,12 @@ PARTS = {
     "output": "output.dense",
 }
 
+GUESSES = {
+    "dense": "cls.predictions.transform.dense",
+    "norm": "cls.predictions.transform.LayerNorm",
+    "bias": "cls.predictions.bias",
+}
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -48,6 +54,8 @@ class Anatomy:
     head_parameters: tuple[str, ...] = ("classifier.", "qa_outputs.")  # those of the task and of no pretrained model
     skipped: int = 0
     segments: bool = True
+    # The masked-word head below the whole model: a dense map, LayerNorm, and the bias of scores by the word embedding.
+    guesses: dict[str, str] = field(default_factory=lambda: GUESSES)
 
     def config_class(self) -> type:
         module = modelling_file(f"models.{self.architecture}.configuration_{self.architecture}")
@@ -97,7 +105,14 @@ HEADS = {"sequence": "ForSequenceClassification", "span": "ForQuestionAnswering"
 ANATOMIES = {
     "bert": Anatomy("bert", "Bert"),
     # RoBERTa (Liu et al. 2019): no token types, no pooler under its heads, and two positions that no token takes.
-    "roberta": Anatomy("roberta", "Roberta", pooler=None, skipped=2, segments=False),
+    "roberta": Anatomy(
+        "roberta",
+        "Roberta",
+        pooler=None,
+        skipped=2,
+        segments=False,
+        guesses={"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias"},
+    ),
 }
 
 

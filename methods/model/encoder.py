@@ -15,6 +15,7 @@ from methods.model.anatomy import ANATOMIES
 from methods.model.description import CONFIG
 
 HEAD = "head."  # prefix of the head's arrays in a base model file
+GUESSES = "guesses."  # and of the masked-word head's
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,15 @@ class Base:
     tokenizer: str
     source: dict
     head: dict[str, np.ndarray] = field(default_factory=dict)  # of a fine-tuned model; a pretrained one has none
+    # The masked-word head: `dense.weight`, `dense.bias`, `norm.weight`, `norm.bias`, `bias`. Empty where there is none.
+    guesses: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def write_base(path: Path, base: Base) -> None:
     tokenizer = np.frombuffer(base.tokenizer.encode(), np.uint8)
-    head = {f"{HEAD}{name}": array for name, array in base.head.items()}
-    write_sealed(path, {**base.weights, **head, "tokenizer": tokenizer}, {"config": base.config, "source": base.source})
+    heads = {f"{HEAD}{name}": array for name, array in base.head.items()}
+    heads |= {f"{GUESSES}{name}": array for name, array in base.guesses.items()}
+    write_sealed(path, {**base.weights, **heads, "tokenizer": tokenizer}, {"config": base.config, "source": base.source})
 
 
 def read_base(path: Path) -> tuple[Base, str]:
@@ -40,8 +44,11 @@ def read_base(path: Path) -> tuple[Base, str]:
     if "tokenizer" not in arrays:
         raise UserError(f"{path} is no base model file: name the base.safetensors of a preset.")
     tokenizer = arrays.pop("tokenizer").tobytes().decode()
-    head = {name.removeprefix(HEAD): arrays.pop(name) for name in list(arrays) if name.startswith(HEAD)}
-    return Base(arrays, meta["config"], tokenizer, meta["source"], head), sha256_file(path)
+    head, guesses = (
+        {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
+        for prefix in (HEAD, GUESSES)
+    )
+    return Base(arrays, meta["config"], tokenizer, meta["source"], head, guesses), sha256_file(path)
 
 
 def import_base(folder: Path, source: dict, head: str = "sequence", outputs: int | None = None) -> Base:
@@ -69,7 +76,29 @@ def import_base(folder: Path, source: dict, head: str = "sequence", outputs: int
         else:
             own = name.removeprefix(f"{expected.base_model_prefix}.")
             weights[own] = _expected(stored, own, tensor.shape, path, ": a base model needs the whole encoder")
-    return Base(weights, known(config), tokenizer_json(folder), {**source, "sha256": sha256_file(path)}, heads)
+    guesses = masked_word_head(stored, config)
+    return Base(weights, known(config), tokenizer_json(folder), {**source, "sha256": sha256_file(path)}, heads, guesses)
+
+
+def masked_word_head(stored: dict[str, np.ndarray], config: dict) -> dict[str, np.ndarray]:
+    """Return the masked-word head among a model's weights, by the names of `Base.guesses`; nothing where it is not whole.
+
+    Its last matrix is the word embedding. A head with another one is not taken over.
+    """
+    anatomy = ANATOMIES[config["model_type"]]
+    width, places = config["hidden_size"], anatomy.guesses
+    shapes = {f"{part}.bias": (width,) for part in ("dense", "norm")}
+    shapes |= {"dense.weight": (width, width), "norm.weight": (width,), "bias": (config["vocab_size"],)}
+    found = {}
+    for name, shape in shapes.items():
+        part, _, parameter = name.partition(".")
+        array = stored.get(f"{places[part]}.{parameter}" if parameter else places[part])
+        if array is None or array.shape != shape:
+            return {}
+        found[name] = array
+    own = stored.get(f"{places['bias'].removesuffix('bias')}decoder.weight")
+    tied = own is None or np.array_equal(own, stored[f"{anatomy.words}.weight"])
+    return found if tied else {}
 
 
 def read_config(folder: Path) -> dict:

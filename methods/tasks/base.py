@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from methods.common import interrupt
 from methods.common.files import canonical, lock, sha256
 from methods.model.anatomy import anatomy, layers
-from methods.model.encoder import Base, build, import_base, wordpiece, write_base
+from methods.model.encoder import Base, build, import_base, masked_word_head, wordpiece, write_base
 from methods.model.lean import modelling_file
 from methods.tasks import demo, finetuned, hub, losses
 from methods.tasks.data import Split, pack
@@ -103,13 +103,15 @@ def pretrain(base: dict, out: Path, identity: str) -> Base:
     skeleton = build(config, "sequence", 2).base_model
     skeleton.load_state_dict(model.bert.state_dict(), strict=False)
     weights = {name: tensor.numpy() for name, tensor in skeleton.state_dict().items()}
+    trained = {name.removeprefix("bert."): tensor.numpy() for name, tensor in model.state_dict().items()}
+    guesses = masked_word_head(trained, {**config, "model_type": "bert"})
     source = {
         "source": "generated",
         "id": "micro-BERT pre-trained on generated text",
         "revision": f"seed {base['seed']}",
     }
     dropout = {"hidden_dropout_prob": base["dropout"], "attention_probs_dropout_prob": base["dropout"]}
-    return Base(weights, {**config, **dropout, "initializer_range": 0.02}, tokenizer_json, source)
+    return Base(weights, {**config, **dropout, "initializer_range": 0.02}, tokenizer_json, source, guesses=guesses)
 
 
 class HiddenWords:

@@ -10,7 +10,7 @@ A target has one number a row or one a token: labels, or tags and hidden words. 
 import functools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +90,14 @@ class TaskData:
 
     def baseline(self) -> dict:
         """Return what the best constant answer scores, and that answer in words."""
-        what, predictions = self.kind.baseline(self)
+        what, predictions = self.kind.baseline(self.unaugmented())
         return {"metrics": self.score(predictions), "what": what}
+
+    def unaugmented(self) -> "TaskData":
+        """Return the task without the copies that augmentation put behind its training rows."""
+        if not self.meta["data"].get("augmentation"):
+            return self
+        return replace(self, splits={**self.splits, "train": first_rows(self.train, self.meta["data"]["rows"]["train"])})
 
     def references(self) -> dict[str, np.ndarray]:
         """Return what predictions are compared with, to be stored beside them."""
@@ -138,6 +144,13 @@ def pack(rows: list[list[int]], first: list[int], **rest) -> Split:
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     ids = np.fromiter((token for row in rows for token in row), np.int32, int(ends[-1]) if rows else 0)
     return Split(ids, ends, np.asarray(first, np.int32), **rest)
+
+
+def first_rows(split: Split, count: int) -> Split:
+    """Return the first rows of a split without examples of several rows."""
+    tokens = int(split.ends[count - 1]) if count else 0
+    targets = {name: values[: tokens if len(values) == len(split.ids) else count] for name, values in split.targets.items()}
+    return Split(split.ids[:tokens], split.ends[:count], split.first[:count], targets)
 
 
 def shuffled(split: Split, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

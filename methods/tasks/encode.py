@@ -12,8 +12,10 @@ from methods.tasks.data import flatten
 from methods.tasks.kinds import Columns
 
 
-def write_task(path: Path, request: dict, tokenizer_json: str, splits: dict[str, Columns]) -> None:
-    """Tokenise the rows of every split and write the task file."""
+def write_task(
+    path: Path, request: dict, tokenizer_json: str, splits: dict[str, Columns], base_path: Path | None = None
+) -> None:
+    """Tokenise the rows of every split and write the task file; `base_path` is read where training rows are augmented."""
     kind = kinds.of(request["entry"]["kind"])
     entry = kind.complete(request["entry"])
     kind.check_entry(entry, f"config/tasks.yaml: {request['task']}")
@@ -30,6 +32,14 @@ def write_task(path: Path, request: dict, tokenizer_json: str, splits: dict[str,
         counts["train"] = request["train_rows"]
     if source.own:
         official = dict(counts)  # nobody else counts these rows: they are never partial
+    facts = {}
+    if settings := request.get("augmentation"):
+        from methods.tasks import augment
+
+        kind.check_augmentable(request["task"])
+        vectors = Path(request["vectors"]) if request["vectors"] else None
+        train, found = augment.augmented(splits["train"], entry["columns"], settings, base_path, vectors)
+        splits, facts = {**splits, "train": train}, {"augmentation": {**settings, **found}}
     max_length = min(entry["max_length"], request["max_length"] or entry["max_length"])
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()
@@ -47,6 +57,7 @@ def write_task(path: Path, request: dict, tokenizer_json: str, splits: dict[str,
             "official_rows": official,
             "partial": counts != official,
             "task_version": entry["version"],
+            **facts,
         },
     }
     arrays = {key: array for name, split in encoded.items() for key, array in flatten(name, split).items()}

@@ -31,6 +31,7 @@ products["page"] = c.digest(*c.PAGE_SOURCES)
 print(json.dumps(products))
 """
 RUNS = {f"run {method}" for method in METHODS}
+STUDENTS = {"run lsq_4bit", "run twn_2bit", "run ternary_half_a8", "run tws_1bit"}
 SCORES = {f"score {method}" for method in METHODS}
 CELLS = {f"cell {method}" for method in METHODS}
 
@@ -117,6 +118,7 @@ CODE = adding("SOMETHING = 1")
         ("methods/tasks/data.py", RUNS | {"data"}),
         ("methods/tasks/encode.py", {"data"}),
         ("methods/tasks/demo/reviews.py", {"data", "base"}),
+        ("methods/tasks/augment.py", set()),  # makes augmented rows, and this configuration augments nothing
         ("methods/tasks/files.py", set()),  # reads a user's own files, and this task has none
         ("methods/tasks/base.py", {"base"}),
         ("methods/scoring/metrics.py", SCORES),
@@ -172,6 +174,8 @@ def test_titles_reach_cells_and_no_run(name, old, new, direct, changed):
         ({"primary": "best"}, (RUNS - {"run fp32"}) | CELLS | {"latency"}),
         ({"latency": {"seconds": 3}}, CELLS | {"latency"}),
         ({"latency": False}, CELLS | {"latency"}),
+        ({"tasks": ["mrpc"], "augmentation": {}}, STUDENTS | CELLS),
+        ({"tasks": ["mrpc"], "augmentation": {"methods": ["twn_2bit"]}}, {"run twn_2bit"} | CELLS),
     ],
 )
 def test_configuration_reruns_what_depends_on_it(config, direct, copy, before):
@@ -223,6 +227,10 @@ def imported_by(path: Path) -> set[Path]:
     [
         (catalogue.RUN_SOURCES, ("methods/common", "methods/scoring")),
         (catalogue.PRETRAINING_SOURCES, ("methods/common", "methods/tasks", "methods/scoring")),
+        (
+            catalogue.AUGMENTATION_SOURCES,
+            ("methods/common", "methods/kernel", "methods/model", "methods/scoring", *catalogue.DATA_SOURCES),
+        ),
         (catalogue.SCORING_SOURCES, ("methods/common", "methods/tasks")),
     ],
 )

@@ -70,6 +70,24 @@ def own_model(wildcards):
     return own_files(catalogues.entries.model_files_of(CATALOGUE.tasks[wildcards.task]), f"{wildcards.task}.finetuned")
 
 
+def data_of(wildcards):
+    """The rows of a run; students may train on augmented ones."""
+    augmented = or_one_line(CATALOGUE.augmentation, wildcards.method, wildcards.task)
+    return f"results/{PRESET}/{CATALOGUE.data_file(wildcards.task, bool(augmented))}"
+
+
+def word_vectors(wildcards):
+    return [path for path in [or_one_line(CATALOGUE.request_data, wildcards.task, True)["vectors"]] if path]
+
+
+def or_one_line(function, *arguments):
+    """Return what the function returns; one line where it refuses."""
+    try:
+        return function(*arguments)
+    except catalogues.UserError as error:
+        sys.exit(f"error: {error}")
+
+
 def own_files(paths, key):
     """Files of the user's own, as inputs; one line where one is missing."""
     if line := catalogues.entries.missing(paths, key):

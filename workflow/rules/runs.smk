@@ -58,10 +58,35 @@ rule data:
         " 2>> {log:q} | tee -a {log:q}"
 
 
+rule augmented_data:
+    # The same rows with copies of the training rows behind them, for students.
+    input:
+        own_rows,
+        vectors=word_vectors,
+        base=base_of,
+    output:
+        ensure("<work>/data/{task}.augmented.safetensors", non_empty=True),
+    log:
+        "<work>/logs/data/{task}.augmented.log",
+    priority: FIRST
+    conda:
+        "../../environment.yml"
+    threads: CATALOGUE.config["threads"]
+    resources:
+        gpu=0,
+    params:
+        request=lambda wildcards: catalogues.dump(CATALOGUE.request_data(wildcards.task, augmented=True)),
+    message:
+        "Augmented data of {wildcards.task}"
+    shell:
+        ": > {log:q}; python -m methods data --request {params.request:q} --base {input.base:q} --out {output:q}"
+        " 2>> {log:q} | tee -a {log:q}"
+
+
 rule run:
     input:
         base=base_of,
-        data=rules.data.output[0],
+        data=data_of,
         ancestors=ancestors,
     output:
         # Stands for the models and the predictions beside it: it is written last and holds their hashes. It is small, so

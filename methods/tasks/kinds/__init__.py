@@ -33,6 +33,8 @@ class Kind:
     metrics: tuple[str, ...]  # all metrics that the kind can compute
     usual_metrics: tuple[str, ...]  # those of an entry that names none, the primary one first
     usual_columns: tuple[str, ...] = ()  # those of an entry that names none
+    # Whether words of training rows may be substituted under their targets. A kind that allows it says so in its own file.
+    augmentable = False
     max_length = 128  # tokens of an input, for an entry that names no length
     suffixes: tuple[str, ...] = (".csv", ".tsv", ".jsonl", ".parquet")  # of files that can hold rows of this kind
 
@@ -54,6 +56,14 @@ class Kind:
         for metric in entry["metrics"]:
             if metric.removesuffix("_mm") not in self.metrics:
                 raise UserError(f"{where}: metrics: unknown metric {metric!r}. {choices(metric, self.metrics)}")
+
+    def check_augmentable(self, task: str) -> None:
+        """Raise one line for a task whose rows cannot be augmented."""
+        if not self.augmentable:
+            raise UserError(
+                f"{task} cannot be augmented: the targets of {self.name} tasks are in the text itself. Name the tasks to "
+                "augment in augmentation.tasks, without this one."
+            )
 
     def outputs(self, labels: list[str]) -> int:
         """Return how many numbers the head returns for a row, or for a token."""

@@ -14,6 +14,7 @@ class Classification(Kind):
     head = "sequence"
     metrics = tuple(metrics.CLASSIFICATION)
     usual_metrics = ("accuracy",)
+    augmentable = True
     target = np.int64  # dtype of the labels
 
     def check_entry(self, entry, where):

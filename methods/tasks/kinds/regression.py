@@ -16,6 +16,7 @@ class Regression(Classification):
     name = "regression"
     metrics = tuple(metrics.REGRESSION)
     usual_metrics = ("spearman", "pearson")
+    augmentable = True
     target = np.float32
 
     def check_entry(self, entry, where):
