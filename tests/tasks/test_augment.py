@@ -13,7 +13,7 @@ from methods import fp32, ternarybert
 from methods import run as harness
 from methods.__main__ import main
 from methods.common.errors import UserError
-from methods.model.encoder import import_base, read_base, wordpiece, write_base
+from methods.model.encoder import Base, import_base, masked_word_head, read_base, wordpiece, write_base
 from methods.tasks import augment, base, data, encode
 from methods.tasks.augment import Augmenter, words_of
 from methods.tasks.guesses import Guesser
@@ -211,6 +211,24 @@ def test_guesses_are_those_of_transformers_own_head_whatever_shares_the_batch(wi
         scores = masked_words(torch.tensor([ids]), token_type_ids=types).prediction_logits[0, place]
         assert best.tolist() == scores.topk(5).indices.tolist()
     assert np.array_equal(guesser.best(prompts[1:2], 5)[0], found[1])
+
+
+def test_robertas_head_has_other_names_and_the_same_parts():
+    from transformers.models.roberta.configuration_roberta import RobertaConfig
+    from transformers.models.roberta.modeling_roberta import RobertaForMaskedLM
+
+    torch.manual_seed(0)
+    shape = {**CONFIG, "model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1}
+    model = RobertaForMaskedLM(RobertaConfig(**shape)).eval()
+    for parameter in model.lm_head.parameters():
+        torch.nn.init.normal_(parameter, 0.0, 0.5)
+    weights = {name.removeprefix("roberta."): tensor.numpy() for name, tensor in model.state_dict().items()}
+    guesses = masked_word_head(weights, shape)
+    assert guesses
+    prompts = [([0, 7, 4, 9, 2, 2, 7, 5, 9, 2], 5, 2), ([0, 4, 2], 3, 1)]
+    found = Guesser(Base(weights, shape, "", {}, guesses=guesses)).best(prompts, 5)
+    for (ids, _, place), best in zip(prompts, found, strict=True):
+        assert best.tolist() == model(torch.tensor([ids])).logits[0, place].topk(5).indices.tolist()
 
 
 def test_the_head_is_read_under_its_old_names_and_not_in_part(with_head, masked_words, tmp_path):
