@@ -1,11 +1,11 @@
-"""oBERT, the Optimal BERT Surgeon (Kurtic et al. 2022, arXiv 2203.07259), and oBERTa after it (Campos et al. 2023, 2303.17612).
+"""oBERT, the Optimal BERT Surgeon (Kurtic et al. 2022, arXiv 2203.07259), and oBERTa (Campos et al. 2023, arXiv 2303.17612).
 
 The weights of the encoder are pruned step by step, those first whose loss costs least by a second-order estimate, while the
 student follows its teacher; what remains is moved to make up for what went. The estimate is the empirical Fisher matrix, cut
 into small blocks along its diagonal. Official code: neuralmagic/sparseml, src/sparseml/pytorch/sparsification/pruning.
 
-Shapes: a weight's numbers in their flattened order are cut into blocks of `block`, the last one filled up with zeros, so that
-a Fisher matrix is (blocks, block, block). That of bert-base takes 340 MB for each number of a block: 3.4 GB for blocks of 10.
+Shapes: a weight's numbers in their flattened order are cut into blocks of `block`, the last one filled up with zeros, so
+that a Fisher matrix is (blocks, block, block). Memory: bert-base takes 0.34 GB times `block`, 3.4 GB for blocks of 10.
 """
 
 from collections.abc import Iterator
@@ -101,7 +101,7 @@ def _check_groups(weights: list[nn.Parameter], recipe: Recipe) -> None:
 
 
 def schedule(first: float, last: float, prunings: int) -> list[float]:
-    """Return the sparsity after each pruning (Zhu & Gupta 2017, arXiv 1710.01878, equation 1): a cubic from first to last."""
+    """Return the sparsity after each pruning, a cubic (Zhu & Gupta 2017, arXiv 1710.01878, equation 1)."""
     places = [number / (prunings - 1) if prunings > 1 else 1.0 for number in range(prunings)]
     return [last + (first - last) * (1 - place) ** 3 for place in places]
 

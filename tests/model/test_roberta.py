@@ -102,7 +102,17 @@ def test_pairs_have_two_separators_and_no_segments(roberta, write_task):
 
 @pytest.mark.parametrize(
     "method",
-    ["fp32", "twn_2bit", "lsq_4bit", "lsq_4bit_step", "rtn_8bit", "int8_dynamic", "dynabert_half", "obert_90", "oberta_90_8bit"],
+    [
+        "fp32",
+        "twn_2bit",
+        "lsq_4bit",
+        "lsq_4bit_step",
+        "rtn_8bit",
+        "int8_dynamic",
+        "dynabert_half",
+        "obert_90",
+        "oberta_90_8bit",
+    ],
 )
 def test_it_trains_packs_comes_back_and_scores(method, runs, device):
     record, folder = runs(method)
