@@ -43,6 +43,20 @@ def set_mean(cells, method, task, mean, **more):
 # Content
 
 
+def test_rows_say_which_scores_are_with_augmentation(changed):
+    note = "‡ trained with data augmentation, the others without"
+    table, rows = rows_of(changed)
+    assert note not in table.notes and not any(entry.augmented for row in rows.values() for entry in row.entries)
+    cell_at(changed, "twn_2bit", "rte")["ran_on"]["dataset"]["augmentation"] = fixture.AUGMENTED
+    table, rows = rows_of(changed)
+    with_augmentation = [(method, entry.task) for method, row in rows.items() for entry in row.entries if "‡" in entry.marks]
+    assert with_augmentation == [("twn_2bit", "rte")] and note in table.notes
+    record = next(record for record in table.records() if record["method"] == "twn_2bit")
+    assert (record["rte note"], record["mrpc note"]) == ("data augmentation", None)
+    text = render(compare(changed))
+    assert "up to 20 copies of each text, 90,000 training rows in all, substitutes by masked-word head" in text
+
+
 def test_averages_are_over_equal_sets_of_averaged_tasks(changed):
     for task, mean in (("mrpc", 80.0), ("rte", 61.0), ("wnli", 1.0)):
         set_mean(changed, "lat_2bit", task, mean)
