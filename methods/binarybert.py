@@ -131,12 +131,12 @@ def ternary(model: nn.Module) -> dict[str, Quantized]:
 def sensitivities(
     model: nn.Module, layers: dict[str, Quantized], grids: dict, batches: list[dict], once=lambda _, compute: compute()
 ) -> list[float]:
-    """Return what the loss rises by when one layer becomes binary and all others stay ternary."""
+    """Return what the loss rises by when one layer gets the quantizer of `grids` and all others stay as they are."""
 
     def loss() -> float:
         return float(sum(labels(forward(model, batch), None, batch).sum() for batch in batches))
 
-    def with_binary(layer: Quantized) -> float:
+    def requantized(layer: Quantized) -> float:
         usual = layer.weight_quantizer
         spec = grids["embeddings" if isinstance(layer, QuantEmbedding) else "weights"]
         layer.weight_quantizer = weight_quantizer(spec, layer.weight)
@@ -147,25 +147,35 @@ def sensitivities(
 
     model.eval()
     before = once("loss", loss)
-    losses = [once(f"loss with {name} binary", lambda layer=layer: with_binary(layer)) for name, layer in layers.items()]
+    losses = [once(f"loss with {name} on it", lambda layer=layer: requantized(layer)) for name, layer in layers.items()]
     return [one - before for one in losses]
 
 
 def knapsack(gains: list[float], costs: list[int], budget: int) -> set[int]:
     """Return the items with the greatest sum of gains whose costs fit the budget together, by dynamic programming."""
-    unit = math.gcd(*costs)
-    costs, capacity = [cost // unit for cost in costs], budget // unit
+    chosen = best_choices([[0.0, gain] for gain in gains], [[0, cost] for cost in costs], budget)
+    return {item for item, taken in enumerate(chosen) if taken}
+
+
+def best_choices(gains: list[list[float]], costs: list[list[int]], budget: int) -> list[int]:
+    """Return a choice for each item, with the greatest sum of gains among those whose costs fit the budget together.
+
+    `gains` and `costs` hold a number for each choice of each item. Of equal choices the first is taken.
+    """
+    unit = math.gcd(*(cost for item in costs for cost in item)) or 1
+    capacity = budget // unit
     best = np.zeros(capacity + 1)  # by what may be spent
-    taken = np.zeros((len(costs), capacity + 1), bool)
-    for item, (gain, cost) in enumerate(zip(gains, costs, strict=True)):
-        if cost > capacity:
-            continue
-        with_it = best[: capacity + 1 - cost] + gain
-        taken[item, cost:] = with_it > best[cost:]
-        best[cost:] = np.maximum(best[cost:], with_it)
-    chosen = set()
+    taken = np.zeros((len(costs), capacity + 1), int)
+    for item, pairs in enumerate(zip(gains, costs, strict=True)):
+        each = np.full((len(pairs[0]), capacity + 1), -np.inf)
+        for choice, (gain, cost) in enumerate(zip(*pairs, strict=True)):
+            if (cost := cost // unit) <= capacity:
+                each[choice, cost:] = best[: capacity + 1 - cost] + gain
+        taken[item], best = each.argmax(0), each.max(0)
+    if not np.isfinite(best[capacity]):
+        raise UserError(f"No choice fits a budget of {budget}: the cheapest of all cost {sum(map(min, costs))} together.")
+    chosen = []
     for item in reversed(range(len(costs))):
-        if taken[item, capacity]:
-            chosen.add(item)
-            capacity -= costs[item]
-    return chosen
+        chosen.append(int(taken[item, capacity]))
+        capacity -= costs[item][chosen[-1]] // unit
+    return chosen[::-1]
