@@ -29,7 +29,7 @@ Terms = dict  # {term: weight} or {term: {weight: ..., options}}: functions mark
 Edit = dict  # {kind: ..., options}: a function marked @edit
 
 QUANTIZERS = "methods/kernel/quantizers"
-OF_ACTIVATIONS = ("activations", "one_sided", "outputs")  # options whose quantizer is one of activations
+OF_ACTIVATIONS = ("activations", "one_sided", "outputs", "probs")  # options whose quantizer is one of activations
 TERMS = "methods/training/objective.py"
 EDITS = "methods/model/edits.py"
 

@@ -100,6 +100,19 @@ def binary(w: Tensor, rows: bool, real: Tensor | None = None) -> Grid:
 
 
 @_chain
+def signs(x: Tensor, third: bool) -> Grid:
+    """-1 and 1, and with `third` zero for zero."""
+    codes = x.sign() if third else _signs(x)
+    return Grid(codes.add_(x, alpha=0), torch.ones((), device=x.device))  # adding 0 x keeps what is not finite
+
+
+@_chain
+def positive(x: Tensor) -> Grid:
+    """1 for what is above zero, else 0."""
+    return Grid((x > 0).to(x.dtype).add_(x, alpha=0), torch.ones((), device=x.device))
+
+
+@_chain
 def centred(w: Tensor, rows: bool, mean_of_rows: bool) -> Grid:
     """Two levels around a mean, that of each row or of the whole tensor, at the mean magnitude as in `binary`.
 

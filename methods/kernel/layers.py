@@ -207,8 +207,10 @@ def attention(
     """Return the context (B, S, heads, width) and the scores before softmax, mask added, (B, heads, S, S).
 
     Probabilities are quantized after dropout, as in all published codes of this family. Their grid need not hold the zero
-    that padded keys have; values of padding are therefore left out of the product.
+    that padded keys have; values of padding are therefore left out of the product. A quantizer `of_scores` makes
+    probabilities of the scores instead of softmax; dropout then takes some of them away and leaves the others as they are.
     """
+    of_scores = getattr(getattr(quantizers, "probs", None), "of_scores", False)
 
     def put(name: str, x: Tensor) -> Tensor:
         quantizer = getattr(quantizers, name, None)
@@ -217,17 +219,29 @@ def attention(
     query, key, value = put("query", query), put("key", key), put("value", value)  # (B, heads, S, width)
     scores = products.matmul_transposed(query, key)
     kept = kept_by_dropout(scores, dropout) if dropout else None
-    scores, probs = _softmax(scores, mask, scaling, kept, _share(dropout))  # (B, heads, S, S)
+    if of_scores:
+        scores = _masked(scores, mask, scaling).to(scores.dtype)
+        probs = put("probs", scores)
+        probs = probs if kept is None else probs * kept
+    else:
+        scores, probs = _softmax(scores, mask, scaling, kept, _share(dropout))  # (B, heads, S, S)
+        probs = put("probs", probs)
     real = None if getattr(quantizers, "probs", None) is None else trace.real(value)
-    return products.matmul(put("probs", probs), value, real).transpose(1, 2).contiguous(), scores
+    return products.matmul(probs, value, real).transpose(1, 2).contiguous(), scores
+
+
+def _masked(scores: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """Return scaled and masked scores in fp32."""
+    exact = scores.float() * scaling
+    if mask is None:
+        return exact
+    return exact + mask.clamp(min=torch.finfo(scores.dtype).min)  # so low that it is finite after rounding too
 
 
 @fused
 def _softmax(scores: Tensor, mask: Tensor | None, scaling: float, kept: Tensor | None, share: float):
     """Return scaled and masked scores, and the probabilities that dropout leaves, both in the precision of `scores`."""
-    exact = scores.float() * scaling
-    if mask is not None:
-        exact = exact + mask.clamp(min=torch.finfo(scores.dtype).min)  # so low that it is finite after rounding too
+    exact = _masked(scores, mask, scaling)
     probs = exact.softmax(-1)
     if kept is not None:
         probs = probs * kept / share

@@ -35,6 +35,7 @@ AttentionInterface = modelling_file("modeling_utils").AttentionInterface
 AttentionMaskInterface = modelling_file("masking_utils").AttentionMaskInterface
 eager_mask = modelling_file("masking_utils").eager_mask
 WEIGHT_OPTIONS = ("weights", "embeddings", "positions", "types", "by")  # a model has no use for them once it has its weights
+SHOWN_BY_ATTENTION = frozenset({"scores", "queries", "keys", "values"})
 SCORES = "scores"  # our attention implementation: quantizers where there are any, and the scores before softmax
 
 
@@ -78,6 +79,7 @@ def quantize(
     head: bool = False,
     own_inputs: bool = False,
     shift: bool = False,
+    probs: Quantizer | None = None,
 ) -> None:
     """Put quantizers where the methods' codes have them (each argument is a stanza of `quantizers.make`, or None).
 
@@ -90,7 +92,7 @@ def quantize(
     quantized linear, bias included. `types`: the table of token types. `head`: the linears of the task's head too, with
     their inputs and without their outputs. With `own_inputs` the linears of queries, keys and values quantize their input
     each by itself. `shift` adds a learned vector, at first zero, to the input of every quantized linear before it is
-    quantized.
+    quantized. `probs` replaces `one_sided` for probabilities.
     """
     one_sided = one_sided or activations
     device = next(model.parameters()).device
@@ -123,7 +125,7 @@ def quantize(
                 layer.attention.input_quantizer = inputs_of(model.config.hidden_size, activations)
                 layer.attention.register_forward_pre_hook(_quantize_input)
             if attention:
-                operands = (activations, activations, one_sided, activations)
+                operands = (activations, activations, probs or one_sided, activations)
                 layer.attention.quantizers = QuantAttention(*map(activation_quantizer, operands))
         for name, inputs in (("attention output", activations), ("intermediate", activations), ("output", one_sided)):
             layer[name] = linear(layer[name], inputs)
@@ -332,7 +334,7 @@ def quantization_error(model: nn.Module) -> list[dict]:
 
 
 def show_scores(model: nn.Module) -> None:
-    """Let the model show the attention scores before softmax (`scores` in a trace)."""
+    """Let the model show what SHOWN_BY_ATTENTION names: scores before softmax, and real-valued queries, keys and values."""
     model.set_attn_implementation(SCORES)
 
 
@@ -342,7 +344,8 @@ def _attention(module: nn.Module, query, key, value, attention_mask, scaling=Non
         query, key, value, attention_mask, scaling, dropout, quantizers=getattr(module, "quantizers", None)
     )
     if (current := trace.current()) is not None:
-        current.show("scores", scores)
+        for name, tensor in (("queries", query), ("keys", key), ("values", value), ("scores", scores)):
+            current.show(name, tensor)
     return context, scores
 
 

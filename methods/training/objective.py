@@ -22,9 +22,10 @@ def term(*reads: str, teacher: bool = True) -> Callable:
     """Mark a function or a module class as a term.
 
     `reads` names what both models have to show: `hidden` (embedding output and every layer's), `scores` (attention before
-    softmax), or whatever a module shows by `trace.show`. A function takes (student's trace, teacher's trace, batch) and its
-    options. A class is a module with parameters of its own, made as `cls(student, teacher, **options)`, whose forward takes
-    the same three; its parameters are trained and checkpointed with the student.
+    softmax), `queries`, `keys` and `values` (before any quantizer, (B, heads, S, width)), or whatever a module shows by
+    `trace.show`. A function takes (student's trace, teacher's trace, batch) and its options. A class is a module with
+    parameters of its own, made as `cls(student, teacher, **options)`, whose forward takes the same three; its parameters are
+    trained and checkpointed with the student.
     """
 
     def mark(thing):

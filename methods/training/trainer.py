@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from methods.common import interrupt
 from methods.common.progress import Progress
 from methods.kernel.trace import Trace, tracing
-from methods.model.edits import show_scores
+from methods.model.edits import SHOWN_BY_ATTENTION, show_scores
 from methods.model.encoder import logits
 from methods.training import optimizers
 from methods.training.checkpoints import Checkpoints
@@ -240,7 +240,7 @@ class Trainer:
             self.teacher = self.teacher.to(self.accelerator.device).eval().requires_grad_(False)
         for objective in objectives:
             objective.prepare(self.student, self.teacher)
-        if any("scores" in objective.wanted for objective in objectives):
+        if any(objective.wanted & SHOWN_BY_ATTENTION for objective in objectives):
             for model in filter(None, (self.student, self.teacher)):
                 show_scores(model)
 

@@ -56,6 +56,8 @@ def decoded(model: nn.Module, meta: dict) -> nn.Module:
 
     if any(isinstance(module, Shifted) for module in model.modules()):
         raise UserError("This model shifts the inputs of its layers, which has no stock form: use `--to onnx`.")
+    if any(getattr(module, "of_scores", False) for module in model.modules()):
+        raise UserError("This model has attention without softmax, which transformers does not know: use `--to onnx`.")
     options = {key: value for key, value in model.record.config.items() if key != "model_type"}
     config = transformers.AutoConfig.for_model(model.config.model_type, **{**options, **_changes(model, meta)})
     stock = getattr(transformers, type(model).__name__)(config).eval()

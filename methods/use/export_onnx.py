@@ -19,6 +19,7 @@ from methods.use.onnx_graph import Graph, Grid, is_replaced, quantized
 
 OPSETS = {8: (21, 10), 4: (21, 10), 2: (25, 13)}  # by the fewest bits of a weight's code: opset, and version of the file
 LOWEST = float(np.finfo(np.float32).min)  # added to the scores of padding
+STATIC = ("threshold", "step", "elastic", "ema", "sign", "bool")  # kinds whose levels no batch changes, but for shifted ones
 ACTIVATIONS = {
     "GELUActivation": ("Gelu", {}),
     "NewGELUActivation": ("Gelu", {"approximate": "tanh"}),
@@ -106,7 +107,9 @@ class Encoder:
 
         query, key, value = operand("query", [0, 2, 1, 3]), operand("key", [0, 2, 3, 1]), operand("value", [0, 2, 1, 3])
         scores = graph("Add", graph("Mul", self._product(query, key), width**-0.5), mask)  # (B, heads, S, S)
-        probs = self._quantized(graph("Softmax", scores, axis=-1), getattr(of, "probs", None))
+        if not getattr(getattr(of, "probs", None), "of_scores", False):
+            scores = graph("Softmax", scores, axis=-1)
+        probs = self._quantized(scores, getattr(of, "probs", None))
         context = graph("Transpose", self._product(probs, value), perm=[0, 2, 1, 3])  # (B, S, heads, width)
         return graph("Reshape", context, [0, 0, heads * width])
 
@@ -248,8 +251,7 @@ def notes(model: nn.Module, exact: bool) -> list[str]:
 
 def is_static(model: nn.Module) -> bool:
     """Return whether no range of activations depends on the batch."""
-    steps = ("threshold", "step", "elastic", "ema")
-    learned = all(one.kind in steps and not getattr(one, "shifted", False) for one in _activations(model))
+    learned = all(one.kind in STATIC and not getattr(one, "shifted", False) for one in _activations(model))
     return learned and not any(isinstance(one, Int8Linear) for one in model.modules())
 
 

@@ -20,6 +20,7 @@ from methods.common.errors import UserError
 from methods.kernel import quantizers
 from methods.kernel.grids import TINY
 
+ONE = np.float32(1)
 MIDDLE = 128  # the zero point of signed codes
 INTEGERS = {8: np.int8, 4: ml_dtypes.int4, 2: ml_dtypes.int2}  # types of initializers by their bits
 
@@ -105,6 +106,13 @@ def quantized(graph: Graph, x: str, quantizer: quantizers.Quantizer, exact: bool
             return _evenly(graph, x, quantizer.bits, quantizer.rows, bounds)
         case "interval":
             return _evenly(graph, x, quantizer.bits, False, _bounds(quantizer))
+        case "sign":
+            signs = graph("Sign", x) if quantizer.third else _signs(graph, x, 1.0)
+            codes = graph("QuantizeLinear", signs, ONE, np.uint8(MIDDLE))
+            return Grid(codes, graph.constant(ONE), graph.constant(np.uint8(MIDDLE)), in_integers=False)
+        case "bool":
+            codes = graph("Cast", graph("Greater", x, 0.0), to=TensorProto.UINT8)
+            return Grid(codes, graph.constant(ONE), graph.constant(np.uint8(0)), in_integers=False)
         case other:
             raise UserError(f"Activations on a grid of kind {other!r} cannot be exported: use `--to hf`.")
 

@@ -95,6 +95,7 @@ ACTIVATIONS = {
     "step": {"activations": STEP, "one_sided": {"kind": "step", "bits": 8, "shifted": True}},
     "step of two levels": {"activations": {"kind": "step", "bits": 1}},
     "elastic step": {**ELASTIC, "own_inputs": True, "shift": True},
+    "signs": {"activations": {"kind": "sign"}, "probs": {"kind": "bool"}},
     "threshold": {"activations": {"kind": "threshold", "bits": 8}},
 }
 EDITS = {**{name: ("quantize", options) for name, options in ACTIVATIONS.items()}, "torch's int8": ("int8_dynamic", {})}

@@ -92,6 +92,12 @@ def test_a_shift_before_a_layer_is_refused_in_one_line(tmp_path):
         export_hf.decoded(model, meta)
 
 
+def test_attention_without_softmax_is_refused_in_one_line(tmp_path):
+    model, meta = packed(tmp_path, [("quantize", {**GRIDS, "probs": {"kind": "bool"}})])
+    with pytest.raises(UserError, match="attention without softmax"):
+        export_hf.decoded(model, meta)
+
+
 LOAD = """
 import json, sys
 from transformers import AutoModelForSequenceClassification, AutoTokenizer

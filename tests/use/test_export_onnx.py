@@ -66,6 +66,7 @@ EDITS = {
     "weights alone": [quantize(positions={"kind": "symmetric", "bits": 8})],
     "weights by rows": [quantize(weights={"kind": "symmetric", "bits": 8, "rows": True}, activations=THRESHOLD)],
     "elastic steps behind shifts": [quantize(**ELASTIC, own_inputs=True, shift=True)],
+    "signs, and attention without softmax": [quantize(activations={"kind": "sign"}, probs={"kind": "bool"})],
     "a shift of the shared input": [quantize(activations=THRESHOLD, shift=True)],
     "activations alone": [quantize(weights=None, activations=THRESHOLD)],
     "factors": [("factor", {"share": 0.6, "by": "svd"}), ("quantize", KDLSQ)],
@@ -79,6 +80,9 @@ EDITS = {
 
 
 GRIDS = [
+    {"kind": "sign"},
+    {"kind": "sign", "third": True},
+    {"kind": "bool"},
     *({"kind": "elastic", "bits": bits, "signed": signed} for bits in (1, 2, 4) for signed in (True, False)),
     *({"kind": kind, "bits": bits} for kind in ("threshold", "ema") for bits in (1, 2, 4, 8)),
     *(

@@ -28,6 +28,7 @@ class Quantizer(nn.Module):
     rows = False
     weights_only = False  # whether it is no quantizer of activations: stanzas and files are refused that use it as one
     pairs = False  # set where the last two dimensions are both tokens: attention probabilities
+    of_scores = False  # whether, as the quantizer of attention probabilities, it replaces softmax
     bits: int  # of one code, in the papers' count
     codes_from, codes_to, codes_by = -1, 1, 1  # smallest and largest code, and the distance between codes
 

@@ -7,11 +7,14 @@ from methods.kernel.fusing import fused
 
 
 class Straight(torch.autograd.Function):
-    """The straight-through estimator (Bengio et al. 2013): all of the gradient, or only that strictly inside +-clip."""
+    """The straight-through estimator (Bengio et al. 2013): all of the gradient, or only that inside +-clip.
+
+    The bounds themselves get a gradient where they are `included`.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, values: Tensor, clip: float | None) -> Tensor:
-        ctx.clip = clip
+    def forward(ctx, x: Tensor, values: Tensor, clip: float | None, included: bool = False) -> Tensor:
+        ctx.clip, ctx.included = clip, included
         if clip is not None:
             ctx.save_for_backward(x)
         return values.view_as(values)
@@ -20,8 +23,8 @@ class Straight(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         if ctx.clip is not None:
             (x,) = ctx.saved_tensors
-            gradient = gradient * (x.abs() < ctx.clip)
-        return gradient, None, None
+            gradient = gradient * (x.abs() <= ctx.clip if ctx.included else x.abs() < ctx.clip)
+        return gradient, None, None, None
 
 
 class Centring(torch.autograd.Function):
