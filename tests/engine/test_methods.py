@@ -11,6 +11,7 @@ REFUSED = {  # what the engine says of a method that it cannot compute, by the m
     "moebert": "edit 'moebert.experts'",
     "moebert_balanced": "edit 'moebert.experts'",
     "q8bert": "the option 'outputs' of the edit 'quantize'",
+    "bibert_1bit": "the option 'probs' of the edit 'quantize'",
     **dict.fromkeys(("bit_1bit_a4", "bit_1bit_a2", "bit_1bit_direct"), "own_inputs"),
     "bit_1bit": "requantize_activations",
 }

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from methods import bit
+from methods.common import interrupt
 from methods.engine import Unsupported
 from methods.engine.session import Session
 from methods.kernel import quantizers, trace
@@ -19,7 +20,7 @@ from methods.tasks import kinds
 from methods.training import objective, optimizers
 from methods.training.trainer import forward
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of
-from tests.fixtures.runs_of_methods import CATALOGUE, recipe_of
+from tests.fixtures.runs_of_methods import CATALOGUE, FILES, recipe_of, request
 from tests.fixtures.world import SHARED, context
 
 METHODS = ("bit_1bit_a4", "bit_1bit_a2", "bit_1bit", "bit_1bit_direct")
@@ -326,3 +327,19 @@ def test_every_kind_of_task_trains_all_of_the_student(kind):
     terms["logits"].sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in student.parameters())
     assert all(module.bias.grad.any() for module in student.modules() if isinstance(module, Shifted))
+
+
+def test_a_chain_that_was_stopped_ends_with_the_same_bytes(run_method, monkeypatch):
+    whole = run_method("bit_1bit")[1]
+    looks = iter([False] * 6 + [True])
+    monkeypatch.setattr(interrupt, "asked", lambda: next(looks))
+    wanted = request("bit_1bit")
+    ancestors = {role: run_method(one[0])[1] for role, one in wanted["ancestors"].items()}
+    folder = run_method.folder / "bit_1bit that was stopped"
+    with pytest.raises(interrupt.Interrupted):
+        run_method.execute(wanted, folder, ancestors)
+    monkeypatch.undo()
+    run_method.execute(wanted, folder, ancestors)
+    assert json.loads((folder / "machine.json").read_text())["resumed"] == 1
+    for name in FILES:
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
