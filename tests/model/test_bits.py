@@ -41,7 +41,10 @@ def test_bits_are_those_of_the_file(method, weights, embeddings, activations, ru
     assert record["bits"] == measured(folder) == expected
 
 
-@pytest.mark.parametrize("method", sorted({*ON_TINY, *ON_WIDE} - {"mixed_half_a8"}))
+AVERAGES = {"mixed_half_a8", *(f"qbert_{bits}bit" for bits in (4, 3, 2))}  # of grids, or of a grid and a pooler without one
+
+
+@pytest.mark.parametrize("method", sorted({*ON_TINY, *ON_WIDE} - AVERAGES))
 def test_bits_agree_with_what_the_recipe_says(method, run_method):
     """A recipe that quantizes nothing leaves its bits to the model that it starts from, or at 32."""
     record, folder = run_method(method)
@@ -67,6 +70,13 @@ def test_a_mixed_model_shows_its_average(run_method):
     assert record["bits"] == {"weights": pytest.approx(average), "embeddings": widths[words], "activations": 8}
     binary = json.loads((run_method("split_search")[1] / ALLOCATION).read_text())["binary"]
     assert {name for name, bits in widths.items() if bits == 1} == set(binary)
+
+
+def test_a_pooler_in_full_precision_counts(run_method):
+    record, _ = run_method("qbert_2bit")
+    matrices, pooler = 2 * (4 * 16 * 16 + 2 * 16 * 32), 16 * 16
+    average = (2 * matrices + 32 * pooler) / (matrices + pooler)
+    assert record["bits"] == {"weights": pytest.approx(average), "embeddings": 8, "activations": 8}
 
 
 def test_a_search_has_no_bits(run_method):

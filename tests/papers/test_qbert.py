@@ -18,7 +18,7 @@ from methods.training.ancestors import ALLOCATION
 from methods.training.context import Journal
 from methods.training.objective import labels
 from methods.training.trainer import forward
-from tests.fixtures.models import bert_base, model_of
+from tests.fixtures.models import batch_of, bert_base, model_of
 from tests.fixtures.runs_of_methods import recipe_of, request
 from tests.fixtures.world import loader, tiny
 
@@ -82,19 +82,18 @@ def test_a_product_with_the_hessian_is_its_product():
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression", "span"])
-def test_of_an_encoders_matrix_too(kind, write_task, sst2):
-    """256 numbers of one matrix, through attention, GELU and LayerNorm."""
-    from tests.fixtures.models import batch_of
-
+def test_of_an_encoder_too(kind):
+    """48 numbers of one layer, through attention, GELU and LayerNorm."""
     model, batch = model_of(kind).double(), batch_of(kind)
     if kind == "regression":
         batch["labels"] = batch["labels"].double()
     show_scores(model)
-    weight = model.bert.encoder.layer[0].attention.self.value.weight
+    layer = model.bert.encoder.layer[0]
+    parameters = [layer.attention.self.value.bias, layer.intermediate.dense.bias]
     losses = lambda: [labels(forward(model, batch), None, batch).mean()]  # noqa: E731
-    hessian = dense_hessian(losses()[0], [weight])
+    hessian = dense_hessian(losses()[0], parameters)
     exact = max(torch.linalg.eigvalsh(hessian).tolist(), key=abs)
-    assert qbert.top_eigenvalue(losses, [weight], 200, generator()) == pytest.approx(exact, rel=1e-3)
+    assert qbert.top_eigenvalue(losses, parameters, 60, generator()) == pytest.approx(exact, rel=1e-3)
 
 
 def test_a_flat_loss_has_no_curvature():
@@ -131,8 +130,8 @@ def test_the_loss_of_a_share_is_its_mean_whatever_its_batches(sst2):
     )
 
 
-def searched(sst2, seed: int, journal=None, model=None) -> dict:
-    recipe = recipe_of("qbert_search", rows=6, shares=5, iterations=8)
+def searched(sst2, seed: int, journal=None, model=None, rows: int = 4, shares: int = 3) -> dict:
+    recipe = recipe_of("qbert_search", rows=rows, shares=shares, iterations=4)
     context = SimpleNamespace(loader=loader(sst2, seed=seed), journal=journal or SimpleNamespace(once=lambda _, do: do()))
     return qbert.allocation(model or uneven(), recipe, context)
 
@@ -149,7 +148,7 @@ def uneven():
 
 def test_the_order_of_layers_is_stable_over_two_seeds(sst2):
     """The seed shuffles the rows into other shares and turns the first direction."""
-    one, other = (searched(sst2, seed) for seed in (1, 2))
+    one, other = (searched(sst2, seed, rows=6, shares=5) for seed in (1, 2))
     assert one["eigenvalues"] != other["eigenvalues"]
     assert one["order"] == other["order"]
     assert one["sensitive"] == sorted(one["order"][:2])
@@ -157,7 +156,7 @@ def test_the_order_of_layers_is_stable_over_two_seeds(sst2):
 
 def test_what_is_measured_is_the_mean_and_the_deviation_of_the_shares(sst2):
     found = searched(sst2, 1)
-    assert np.shape(found["eigenvalues"]) == (4, 5)
+    assert np.shape(found["eigenvalues"]) == (4, 3)
     expected = np.abs(np.mean(found["eigenvalues"], 1)) + np.std(found["eigenvalues"], 1)
     assert found["sensitivities"] == pytest.approx(expected)
     assert found["order"] == np.argsort(-expected).tolist()
@@ -171,7 +170,7 @@ def test_a_search_leaves_its_model_alone(sst2):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("answers", [0, 7, 19])
+@pytest.mark.parametrize("answers", [0, 7])
 def test_a_journal_is_taken_up_where_it_ends(answers, sst2, tmp_path, monkeypatch):
     whole, asked, measure = searched(sst2, 1), [], qbert.top_eigenvalue
 
@@ -187,7 +186,7 @@ def test_a_journal_is_taken_up_where_it_ends(answers, sst2, tmp_path, monkeypatc
         searched(sst2, 1, Journal(path, "x"))
     monkeypatch.setattr(qbert, "top_eigenvalue", lambda *arguments: asked.append(1) or measure(*arguments))
     assert searched(sst2, 1, Journal(path, "x")) == whole
-    assert len(asked) == 4 * 5
+    assert len(asked) == 4 * 3
 
 
 def test_a_run_that_was_killed_goes_on_with_the_next_question(run_method, tmp_path, monkeypatch):
