@@ -140,7 +140,7 @@ def uneven():
     """Return four layers, of which some add more to the hidden states than others."""
     model = tiny(num_hidden_layers=4, initializer_range=0.2)
     with torch.no_grad():
-        for layer, factor in zip(model.bert.encoder.layer, (0.3, 3.0, 0.1, 1.0), strict=True):
+        for layer, factor in zip(model.bert.encoder.layer, (1.0, 4.0, 0.05, 0.3), strict=True):
             layer.attention.output.dense.weight *= factor
             layer.output.dense.weight *= factor
     return model
@@ -148,7 +148,7 @@ def uneven():
 
 def test_the_order_of_layers_is_stable_over_two_seeds(sst2):
     """The seed shuffles the rows into other shares and turns the first direction."""
-    one, other = (searched(sst2, seed, rows=6, shares=5) for seed in (1, 2))
+    one, other = (searched(sst2, seed, rows=6) for seed in (1, 2))
     assert one["eigenvalues"] != other["eigenvalues"]
     assert one["order"] == other["order"]
     assert one["sensitive"] == sorted(one["order"][:2])

@@ -56,9 +56,9 @@ def test_the_distance_to_the_teacher_falls(method, run_method):
 
 
 @pytest.mark.parametrize("steps", [3, 11])
-@pytest.mark.parametrize("method", ["twn_2bit", "lat_2bit", "lsq_4bit"])
+@pytest.mark.parametrize("method", ["twn_2bit", "lat_2bit", "lsq_4bit", "q8bert"])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(method, steps, run_method, monkeypatch):
-    """LAT's curvature and the learned ranges are state: a run that went on without them would end elsewhere."""
+    """LAT's curvature and ranges, learned or moving, are state: a run that went on without them would end elsewhere."""
     whole = run_method(method)[1]
     looks = iter([False] * (steps - 1) + [True])
     monkeypatch.setattr(interrupt, "asked", lambda: next(looks))

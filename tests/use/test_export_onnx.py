@@ -68,6 +68,7 @@ EDITS = {
     "elastic steps behind shifts": [quantize(**ELASTIC, own_inputs=True, shift=True)],
     "signs, and attention without softmax": [quantize(activations={"kind": "sign"}, probs={"kind": "bool"})],
     "a shift of the shared input": [quantize(activations=THRESHOLD, shift=True)],
+    "an even number of levels": [quantize(weights={"kind": "even", "bits": 2, "rows": True}, activations=THRESHOLD)],
     "activations alone": [quantize(weights=None, activations=THRESHOLD)],
     "factors": [("factor", {"share": 0.6, "by": "svd"}), ("quantize", KDLSQ)],
     "a split": [
