@@ -141,7 +141,7 @@ def measured(model: nn.Module, matrices: dict[str, QuantLinear], recipe: Recipe,
 
 
 class Mixture(quantizers.Quantizer):
-    """A weight as the sum of itself at several widths, by shares that are learned.
+    """A weight as the sum of itself at several widths, by shares that are learned (our reading of the paper).
 
     The shares are softmax((log beta + Gumbel noise) / t); `logits` are log beta, `noise` what was drawn for a step. In
     evaluation there is no noise. Each width has its own grid, fitted to the weight that the search starts from.

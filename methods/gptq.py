@@ -87,7 +87,7 @@ def rounded(
     group: int | None = None,
     block: int = BLOCK,
 ) -> Tensor:
-    """Return `weight` (out, in) on a grid, its columns rounded one after another (algorithm 1; code: GPTQ, gptq.py).
+    """Return `weight` (out, in) on a grid, its columns rounded one after another (code: GPTQ, gptq.py, fasterquant).
 
     `fit(part)` fits a grid to the rows of a matrix and returns the function that rounds a column (out, 1) on it. With
     `group` every so many columns have a grid of their own, fitted, as in the code, to weights that the last whole block
