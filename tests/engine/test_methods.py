@@ -10,7 +10,7 @@ REFUSED = {  # what the engine says of a method that it cannot compute, by the m
     "xtc_1bit_official": "cannot compute the edit 'xtc.levels'",
     "moebert": "edit 'moebert.experts'",
     "moebert_balanced": "edit 'moebert.experts'",
-    "q8bert": "the option 'outputs' of the edit 'quantize'",
+    "q8bert": "the option '(outputs|head)' of the edit 'quantize'",
     "bibert_1bit": "the option 'probs' of the edit 'quantize'",
     **dict.fromkeys(("bit_1bit_a4", "bit_1bit_a2", "bit_1bit_direct"), "own_inputs"),
     "bit_1bit": "requantize_activations",

@@ -41,17 +41,14 @@ def test_bits_are_those_of_the_file(method, weights, embeddings, activations, ru
     assert record["bits"] == measured(folder) == expected
 
 
-AVERAGES = {"mixed_half_a8", *(f"qbert_{bits}bit" for bits in (4, 3, 2))}  # of grids, or of a grid and a pooler without one
-
-
-@pytest.mark.parametrize("method", sorted({*ON_TINY, *ON_WIDE} - AVERAGES))
+@pytest.mark.parametrize("method", sorted({*ON_TINY, *ON_WIDE} - {"mixed_half_a8"}))
 def test_bits_agree_with_what_the_recipe_says(method, run_method):
     """A recipe that quantizes nothing leaves its bits to the model that it starts from, or at 32."""
     record, folder = run_method(method)
     edits = artifact.read(folder / "last.safetensors")[1]["edits"]
     expected = options.quantized_bits(CATALOGUE.values(method))
     if any(edit.get("pooler") is False for edit in edits):  # its 32 bits are among those of the weights
-        assert record["bits"]["weights"] > expected.pop("weights")
+        assert record["bits"]["weights"] > expected.pop("weights", 0)
     for group, bits in expected.items():
         assert record["bits"][group] == bits
 
