@@ -262,4 +262,4 @@ print((max(seen) - before) / needed)
 def test_loading_bert_base_takes_hardly_more_memory_than_the_model(options, tmp_path):
     saved_bert_base(tmp_path / "a.safetensors", options)
     told = subprocess.run([sys.executable, "-c", MEASURE, tmp_path / "a.safetensors"], capture_output=True, text=True)
-    assert float(told.stdout) < 1.3, told.stderr
+    assert float(told.stdout) < 1.35, told.stderr
