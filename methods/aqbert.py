@@ -20,7 +20,6 @@ from methods.binarybert import best_choices, sensitivities
 from methods.common.options import Count, NonNegative, Positive, Quantizer, Share, Whole
 from methods.kernel import quantizers
 from methods.kernel.layers import QuantLinear
-from methods.ladabert import hold_zeros
 from methods.model import anatomy
 from methods.model.edits import apply, weight_quantizer
 from methods.training import objective
@@ -29,6 +28,7 @@ from methods.training.loader import Loader
 from methods.training.objective import term
 from methods.training.recipe import Stage, Training, stage
 from methods.training.trainer import forward
+from methods.training.zeros import hold_zeros
 
 FULL = 32  # bits of a number in full precision
 MODULUS = 1_000_003  # of the hash that deals rows to the two sides of a search
@@ -107,8 +107,7 @@ def allocation(student: nn.Module, recipe: Recipe, context: Context) -> dict:
 
 def encoder_matrices(model: nn.Module) -> dict[str, QuantLinear]:
     """Return the linears of the encoder's layers by name: those that the paper's sizes count."""
-    parts = {layer[part] for layer in anatomy.layers(model) for part in anatomy.PARTS}
-    return {name: module for name, module in model.named_modules() if module in parts}
+    return {name: matrix for of_layer in anatomy.matrices(model) for name, matrix in of_layer.items()}
 
 
 def assign(model: nn.Module, grid: dict, bits: dict[str, int]) -> None:

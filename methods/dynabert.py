@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.common.options import Share, Whole
-from methods.model.anatomy import anatomy, layers
+from methods.model.anatomy import Layer, anatomy, layers
 from methods.model.edits import apply
 from methods.training.context import Context
 from methods.training.objective import Objective, labels
@@ -204,9 +204,15 @@ def reorder(model: nn.Module, heads: Tensor, neurons: Tensor) -> None:
         by_neuron = of_neurons.argsort(descending=True, stable=True)
         for name in ("query", "key", "value"):
             _permute(layer[name], by_head)
-        _permute(layer["intermediate"], by_neuron)
-        for name, order in (("attention output", by_head), ("output", by_neuron)):
-            layer[name].weight.copy_(layer[name].weight[:, order])
+        layer["attention output"].weight.copy_(layer["attention output"].weight[:, by_head])
+        order_neurons(layer, by_neuron)
+
+
+@torch.no_grad()
+def order_neurons(layer: Layer, order: Tensor) -> None:
+    """Put a layer's neurons in an order, (neurons,). The layer computes what it did."""
+    _permute(layer["intermediate"], order)
+    layer["output"].weight.copy_(layer["output"].weight[:, order])
 
 
 def _permute(linear: nn.Linear, outputs: Tensor) -> None:

@@ -17,6 +17,7 @@ from torch.nn.utils import skip_init
 
 from methods.common.errors import UserError
 from methods.common.options import Count, Positive, Share, Whole
+from methods.dynabert import order_neurons
 from methods.kernel import trace
 from methods.model.anatomy import Layer, anatomy, layers
 from methods.model.edits import apply, edit
@@ -50,7 +51,8 @@ class Recipe(Optimization):
 def student(init: nn.Module, recipe: Recipe, context: Context) -> nn.Module:
     neurons, words = init.config.intermediate_size, init.config.vocab_size
     scores = importance(init, islice(context.sample, recipe.importance_batches))
-    reorder(init, scores.argsort(dim=1, descending=True, stable=True))
+    for layer, order in zip(layers(init), scores.argsort(dim=1, descending=True, stable=True), strict=True):
+        order_neurons(layer, order)
     width, shared = max(round(recipe.width * neurons), 1), round(recipe.shared * neurons)
     apply(init, "moebert.experts", count=recipe.count, width=width, shared=shared)
     frequencies = None if recipe.routing == "random" else count_words(context.sample, words)
@@ -110,16 +112,6 @@ def importance(model: nn.Module, batches: Iterable[dict]) -> Tensor:
         for hook in (*made, *used):
             hook.remove()
     return total
-
-
-@torch.no_grad()
-def reorder(model: nn.Module, orders: Tensor) -> None:
-    """Sort each layer's neurons, (layers, neurons). The model computes what it did."""
-    for layer, order in zip(layers(model), orders, strict=True):
-        first, second = layer["intermediate"], layer["output"]
-        first.weight.copy_(first.weight[order])
-        first.bias.copy_(first.bias[order])
-        second.weight.copy_(second.weight[:, order])
 
 
 def expert_neurons(order: Tensor, count: int, width: int, shared: int) -> Tensor:

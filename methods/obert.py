@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from methods.common.errors import UserError
 from methods.common.options import Count, Positive, Quantizer, Share
-from methods.model.anatomy import anatomy, layers
+from methods.model.anatomy import anatomy, matrices
 from methods.model.edits import apply
 from methods.training.context import Context
 from methods.training.loader import SAMPLE_EPOCH, Loader
@@ -85,7 +85,7 @@ def stages(student: nn.Module, recipe: Recipe, context: Context) -> list[Stage]:
 
 def encoder_weights(model: nn.Module) -> list[nn.Parameter]:
     """Return the weights that are pruned: every matrix of every layer; embeddings, pooler and head are not."""
-    return [layer[part].weight for layer in layers(model) for part in anatomy(model).parts]
+    return [matrix.weight for of_layer in matrices(model) for matrix in of_layer.values()]
 
 
 def _check_groups(weights: list[nn.Parameter], recipe: Recipe) -> None:

@@ -7,6 +7,7 @@ of the training rows. There is no official code.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.common.options import Count, Quantizer, Share
-from methods.model import anatomy as anatomies
-from methods.model.anatomy import anatomy
+from methods.model.anatomy import matrices
 from methods.model.edits import apply, show_scores
 from methods.training.context import Context
 from methods.training.loader import Loader
@@ -75,9 +75,9 @@ def allocation(student: nn.Module, recipe: Recipe, context: Context) -> dict:
     found, parts = matrices(student), shares(context.loader, recipe.shares, recipe.rows)
 
     def curvature(layer: int, share: int) -> float:
-        weights = [student.get_submodule(name).weight for name in found[layer]]
+        weights = [matrix.weight for matrix in found[layer].values()]
         generator = torch.Generator().manual_seed(context.loader.seed)
-        losses = lambda: mean_loss(student, context.loader, parts[share])  # noqa: E731
+        losses = partial(mean_loss, student, context.loader, parts[share])
         return top_eigenvalue(losses, weights, recipe.iterations, generator)
 
     eigenvalues = [
@@ -94,15 +94,8 @@ def allocation(student: nn.Module, recipe: Recipe, context: Context) -> dict:
 
 
 def sensitivity(eigenvalues: list[float]) -> float:
-    """Return |mean| + standard deviation (Q-BERT, as its text is remembered)."""
+    """Return |mean| + standard deviation, as we read the paper, whose text was at hand in part only."""
     return float(abs(np.mean(eigenvalues)) + np.std(eigenvalues))
-
-
-def matrices(model: nn.Module) -> list[list[str]]:
-    """Return the names of the matrices of each encoder layer."""
-    found = anatomy(model)
-    paths = [f"{model.base_model_prefix}.{found.layers}.{at}" for at in range(len(anatomies.layers(model)))]
-    return [[f"{path}.{part}" for part in found.parts.values()] for path in paths]
 
 
 def shares(loader: Loader, count: int, rows: int) -> list[np.ndarray]:

@@ -149,6 +149,15 @@ def layers(model: nn.Module) -> list[Layer]:
     return [Layer(module, found) for module in model.base_model.get_submodule(found.layers)]
 
 
+def matrices(model: nn.Module) -> list[dict[str, nn.Module]]:
+    """Return each layer's linear maps by their names in the model. Embeddings, pooler and head are in none."""
+    found = anatomy(model)
+    path = f"{model.base_model_prefix}.{found.layers}"
+    return [
+        {f"{path}.{at}.{found.parts[part]}": layer[part] for part in found.parts} for at, layer in enumerate(layers(model))
+    ]
+
+
 def pooler(model: nn.Module) -> str | None:
     """The path of the pooler's matrix below the base model; None where the model has none."""
     path = anatomy(model).pooler

@@ -28,17 +28,19 @@ from methods.tasks.vectors import Vectors
 WORD = re.compile(r"[a-z]+")  # the only words that change; the code's rule, which leaves accents alone too
 SPECIAL = re.compile(r"\[\w+\]|<\w+>")  # [CLS], [unused7], <s>
 TEXTS = 500  # whose words are guessed together
-# Function words never change: those of the code, as a tokenizer splits them.
+# Words of grammar never change, nor do the pieces into which a tokenizer splits contractions. The code leaves
+# out stop words; this list is ours.
 FUNCTION_WORDS = frozenset(
     """
-    a an the this that these those all any both each few more most other some such no nor not only own same so than too very
-    i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself
-    it its itself they them their theirs themselves
-    am is are was were be been being have has had having do does did doing can will just should now
-    and but if or because as until while of at by for with about against between into through during before after above below
-    to from up down in out on off over under again further then once here there
-    s t d ll m o re ve y ma don ain aren couldn didn doesn hadn hasn haven isn mightn mustn needn shan shouldn wasn weren won
-    wouldn
+    a an the this that these those each every either neither both all any some such no none
+    i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers herself
+    it its itself they them their theirs themselves who whom whose which what
+    be am is are was were been being have has had having do does did doing done
+    will would shall should can could may might must cannot
+    and or but nor so yet if because although though while as than that when where why how whether not
+    of at by for with from to in into on onto out off over under up down about above below between among through during
+    before after against until since without within along across around near upon toward towards
+    s t d m ll re ve isn aren wasn weren hasn haven hadn don doesn didn won wouldn couldn shouldn mustn
     """.split()
 )
 

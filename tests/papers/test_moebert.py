@@ -60,7 +60,7 @@ def test_bert_base_has_as_many_parameters_as_the_paper_stored_and_active():
 def test_the_recipe_gives_bert_base_the_papers_experts(monkeypatch):
     made = {}
     monkeypatch.setattr(moebert, "importance", lambda *_: torch.zeros(12, 3072))
-    monkeypatch.setattr(moebert, "reorder", lambda *_: None)
+    monkeypatch.setattr(moebert, "order_neurons", lambda *_: None)
     monkeypatch.setattr(moebert, "routed", lambda _: [])
     monkeypatch.setattr(moebert, "apply", lambda model, kind, **options: made.update(kind=kind, **options))
     moebert.student(bert_base(), recipe_of("moebert"), context_of([]))
@@ -103,7 +103,8 @@ def test_a_model_with_other_neurons_first_computes_what_it_did():
     model, batch = model_of(), batch_of()
     before = answers(model, batch)
     scores = moebert.importance(model, [batch])
-    moebert.reorder(model, scores.argsort(dim=1, descending=True))
+    for layer, order in zip(layers(model), scores.argsort(dim=1, descending=True), strict=True):
+        moebert.order_neurons(layer, order)
     assert torch.allclose(answers(model, batch), before, atol=1e-5)
     assert torch.allclose(
         moebert.importance(model, [batch]), scores.sort(dim=1, descending=True).values, rtol=1e-3, atol=1e-6

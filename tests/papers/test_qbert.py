@@ -13,6 +13,7 @@ from methods.common import files
 from methods.kernel.layers import QuantEmbedding, QuantLinear
 from methods.kernel.quantizers import Even
 from methods.model import artifact
+from methods.model.anatomy import matrices
 from methods.model.edits import show_scores
 from methods.training.ancestors import ALLOCATION
 from methods.training.context import Journal
@@ -217,12 +218,12 @@ def test_a_mixed_student_has_more_bits_where_the_search_said_so(run_method):
     sensitive = json.loads((run_method("qbert_search")[1] / ALLOCATION).read_text())["sensitive"]
     assert len(sensitive) == 1
     student = run_method.students[folder]
-    for at, names in enumerate(qbert.matrices(student)):
+    for at, names in enumerate(matrices(student)):
         grids = {student.get_submodule(name).weight_quantizer for name in names}
         assert {grid.bits for grid in grids} == {4 if at in sensitive else 2}
         assert all(isinstance(grid, Even) and grid.rows for grid in grids)
     packed = artifact.read(folder / "last.safetensors")[1]["packed"]
-    bits = {at: {packed[f"{name}.weight"]["bits"] for name in names} for at, names in enumerate(qbert.matrices(student))}
+    bits = {at: {packed[f"{name}.weight"]["bits"] for name in names} for at, names in enumerate(matrices(student))}
     assert bits == {at: {4 if at in sensitive else 2} for at in range(LAYERS)}
     assert run_method("qbert_mixed")[0]["bits"]["weights"] > 3, "its pooler is in full precision"
 
@@ -236,7 +237,7 @@ def test_with_more_bits_everywhere_there_is_nothing_to_requantize():
 def test_the_pooler_the_head_and_token_types_stay_in_full_precision():
     student = qbert.student(tiny(), recipe_of("qbert_2bit"), None)
     coded = [name for name, layer in student.named_modules() if isinstance(layer, QuantLinear | QuantEmbedding)]
-    inside = [name for names in qbert.matrices(student) for name in names]
+    inside = [name for names in matrices(student) for name in names]
     assert set(coded) == {*inside, "bert.embeddings.word_embeddings", "bert.embeddings.position_embeddings"}
 
 
