@@ -121,14 +121,14 @@ def quantizers() -> dict[str, dict[str, Option]]:
 
 
 @functools.cache
-def weights_only() -> set[str]:
-    """Kinds of quantizers that activations cannot have: their classes say `weights_only = True`."""
+def only_for_weights() -> set[str]:
+    """Kinds of quantizers that activations cannot have: their classes say `only_for_weights = True`."""
     found = set()
     for path in sorted((ROOT / QUANTIZERS).glob("*.py")):
         for node in tree(path).body:
             if isinstance(node, ast.ClassDef):
                 values = {ast.unparse(line.targets[0]): line.value for line in node.body if isinstance(line, ast.Assign)}
-                if "kind" in values and "weights_only" in values and values["weights_only"].value:
+                if "kind" in values and "only_for_weights" in values and values["only_for_weights"].value:
                     found.add(values["kind"].value)
     return found
 
@@ -232,7 +232,7 @@ def _check_one(value, annotation: ast.expr, where: str, scope: _Scope) -> None:
         return _require(takes(value), value, words, where)
     if name == "Quantizer":
         _check_kind(value, quantizers(), "kind of quantizer", where, scope)
-        if where.rpartition(".")[2] in OF_ACTIVATIONS and value["kind"] in weights_only():
+        if where.rpartition(".")[2] in OF_ACTIVATIONS and value["kind"] in only_for_weights():
             raise WrongOption(f"{where}: {value['kind']!r} is a quantizer of weights. Name another kind for activations.")
         return None
     if name == "Edit":

@@ -83,16 +83,17 @@ def quantize(
 ) -> None:
     """Put quantizers where the methods' codes have them (each argument is a stanza of `quantizers.make`, or None).
 
-    `weights`: the encoder's linears and the pooler. `embeddings`, `positions`: the tables. `activations`: the input of
-    every quantized linear, and queries, keys, probabilities and values. `one_sided` replaces it for tensors that are
-    never or hardly negative: probabilities and the input of the feed-forward's second linear. LayerNorms and biases stay
-    in full precision. Queries, keys and values share one quantized input: it is one tensor.
-    The second of two factors is a linear, and so is quantized as one, with its input. Without `attention`, queries, keys,
-    probabilities and values stay as they are; without `pooler`, the pooler does. `outputs`: what comes out of every
-    quantized linear, bias included. `types`: the table of token types. `head`: the linears of the task's head too, with
-    their inputs and without their outputs. With `own_inputs` the linears of queries, keys and values quantize their input
-    each by itself. `shift` adds a learned vector, at first zero, to the input of every quantized linear before it is
-    quantized. `probs` replaces `one_sided` for probabilities.
+    - `weights`: the encoder's linears and the pooler. `embeddings`, `positions`, `types`: the tables. LayerNorms and biases
+      stay in full precision.
+    - `activations`: the input of every quantized linear, and queries, keys, probabilities and values.
+    - `one_sided` replaces it for tensors that are never or hardly negative: probabilities, for which `probs` replaces both,
+      and the input of the feed-forward's second linear.
+    - `outputs`: what comes out of every quantized linear of the body, bias included.
+    - `attention: false` leaves queries, keys, probabilities and values as they are, `pooler: false` the pooler. `head: true`
+      quantizes the linears of the task's head and their inputs as well.
+    - Queries, keys and values share one quantized input, as it is one tensor. With `own_inputs` each linear quantizes it by
+      itself. With `shift` a learned vector, at first zero, is added to every input before it is quantized.
+    - The second of two factors is a linear, and so is quantized as one, with its input.
     """
     one_sided = one_sided or activations
     device = next(model.parameters()).device

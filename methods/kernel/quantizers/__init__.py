@@ -26,7 +26,7 @@ class Quantizer(nn.Module):
     kind: str  # its name in stanzas
     role = ""  # "weights" or "activations", once it has a place in a model
     rows = False
-    weights_only = False  # whether it is no quantizer of activations: stanzas and files are refused that use it as one
+    only_for_weights = False  # a stanza or file that quantizes activations by such a kind is refused
     pairs = False  # set where the last two dimensions are both tokens: attention probabilities
     of_scores = False  # whether, as the quantizer of attention probabilities, it replaces softmax
     bits: int  # of one code, in the papers' count

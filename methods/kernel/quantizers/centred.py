@@ -22,7 +22,7 @@ class Centred(Quantizer):
     """
 
     kind = "centred"
-    weights_only = True  # its means are those of all numbers, padding included
+    only_for_weights = True  # its means are those of all numbers, padding included
     bits = 1
     codes_by = 2
 

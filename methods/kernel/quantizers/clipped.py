@@ -20,7 +20,7 @@ class Clipped(Quantizer):
     """
 
     kind = "clipped"
-    weights_only = True
+    only_for_weights = True
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ class Even(Quantizer):
     """
 
     kind = "even"
-    weights_only = True  # codes of eight bits would need nine as integers
+    only_for_weights = True  # codes of eight bits would need nine as integers
 
     def __init__(self, bits: Bits, rows: bool = False):
         super().__init__()

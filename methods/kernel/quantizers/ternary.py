@@ -47,7 +47,7 @@ class LossAware(Quantizer):
 
     kind = "loss_aware"
     bits = 2
-    weights_only = True  # it follows the optimizer's curvature, which activations do not have
+    only_for_weights = True  # it follows the optimizer's curvature, which activations do not have
 
     def __init__(self, rows: bool = False, solver: Literal["approximate", "exact"] = "approximate", iterations: Whole = 10):
         super().__init__()

@@ -12,7 +12,7 @@ WIDTH = 9
 MASK = (torch.arange(WIDTH) < LENGTHS[:, None]).long()
 REAL = MASK == 1  # (B, S)
 PAIRS = (REAL[:, None, :, None] & REAL[:, None, None, :]).expand(-1, 2, -1, -1)  # (B, heads, S, S)
-ACTIVATIONS = [name for name, make in EVERYTHING.items() if not make().weights_only]
+ACTIVATIONS = [name for name, make in EVERYTHING.items() if not make().only_for_weights]
 
 
 def padded(*shape: int, lift: float = 0.3) -> torch.Tensor:
