@@ -11,8 +11,9 @@ import pytest
 from report.evidence.comparison import compare
 from report.evidence.statistics import holm
 from report.page.charts import log_ticks, round_ticks
+from report.page.data import pairs
 from report.page.headline import headline
-from report.page.page import pairs, render
+from report.page.page import render
 from report.wording import bits, probability, score, signed
 from tests.fixtures import cells as fixture
 from tests.fixtures.cells import cell_at
