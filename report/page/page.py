@@ -58,7 +58,7 @@ def render(evidence: Evidence, pictures: Iterable[Picture] = ()) -> str:
         board=board,
         preset=_presets(board),
         sections=[(name, title) for name, title in SECTIONS.items() if name != "figures" or shown],
-        headline=headline(evidence),
+        headlines={protocol: headline(evidence, protocol) for protocol in board.protocols},
         odd=odd_written(board, board.tasks),
         failed=[f"{method} on {board.task_title(task)}" for method, task in board.failed],
         glance=_glance(evidence),
