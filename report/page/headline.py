@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from report.evidence.comparison import Difference, Evidence
-from report.wording import interval, joined, plural, score
+from report.wording import interval, joined, plural, points, score
 
 SMALLER = 1.05  # times smaller than full precision: less is no compression
 NAMED = 4  # tasks of an average that a sentence names; of more it gives the number
@@ -45,13 +45,12 @@ class _Opening:
         good = [method for method in losses if losses[method].value <= margin]
         best = max(good, key=self._ratio) if good else min(losses, key=lambda method: losses[method].value)
         result = f"{self.board.title(best)} {self._gain(best)} and {self._change(losses[best])}."
-        points = f"{margin:g} {'point' if margin == 1 else 'points'}"
         if len(losses) == 1:
             context = ""
         elif good:
-            context = f"Of {len(losses)} compressed methods it is the smallest that loses at most {points}."
+            context = f"Of {len(losses)} compressed methods it is the smallest that loses at most {points(margin)}."
         else:
-            context = f"None of {len(losses)} compressed methods loses at most {points}; this one loses least."
+            context = f"None of {len(losses)} compressed methods loses at most {points(margin)}; this one loses least."
         top = min(losses, key=lambda method: losses[method].value)
         if top != best:
             context += (
@@ -151,10 +150,10 @@ class _Opening:
 
 def change(loss: float) -> str:
     """Return a loss as a verb and points: "loses 0.8 points", "gains less than 0.1 points"."""
-    verb, points = ("loses" if loss >= 0 else "gains"), score(abs(loss))
-    if float(points) == 0:
+    verb, size = ("loses" if loss >= 0 else "gains"), score(abs(loss))
+    if float(size) == 0:
         return f"{verb} less than 0.1 points"
-    return f"{verb} {points} {'point' if points == '1.0' else 'points'}"
+    return f"{verb} {size} {'point' if size == '1.0' else 'points'}"
 
 
 def seeds(number: int) -> str:

@@ -79,6 +79,7 @@ def render(evidence: Evidence, pictures: Iterable[Picture] = ()) -> str:
         data=script_data(evidence, names),
         links=names.of_methods,
         anchors=names.of_cells,
+        margin=wording.points(board.margin),
         conventions=wording.CONVENTIONS,
         protocols=wording.PROTOCOLS,
         style=_joined("style", "css"),
