@@ -1,17 +1,11 @@
 """Profiles hold settings of machines, never science, and Snakemake understands them."""
 
-from pathlib import Path
-
 import pytest
-import yaml
 from snakemake.cli import get_argument_parser
 
-PROFILES = Path(__file__).resolve().parents[2] / "profiles"
+from tests.fixtures.profiles import PROFILES, settings
+
 NAMES = ["default", "gpu", "slurm"]
-
-
-def settings(name):
-    return yaml.safe_load((PROFILES / name / "config.yaml").read_text())
 
 
 def test_these_are_all_the_profiles():
@@ -21,7 +15,9 @@ def test_these_are_all_the_profiles():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_key_is_an_option_of_snakemake_and_none_is_science(name):
     options = {text.removeprefix("--") for action in get_argument_parser()._actions for text in action.option_strings}
-    assert settings(name).keys() <= options
+    # Options of an executor's plugin are known where the plugin is installed.
+    of_plugin = {key for key in settings(name) if key.startswith(f"{settings(name).get('executor')}-")}
+    assert settings(name).keys() - of_plugin <= options
     # Snakemake drops a profile's config as soon as the user gives any: results would depend on the machine.
     assert settings(name).keys().isdisjoint({"config", "configfile", "configfiles"})
 
@@ -30,3 +26,14 @@ def test_every_key_is_an_option_of_snakemake_and_none_is_science(name):
 def test_every_profile_behaves_after_crashes_and_failures_as_the_default_one(name):
     shared = {key: value for key, value in settings("default").items() if key != "cores"}
     assert {key: settings(name).get(key) for key in shared} == shared
+
+
+def test_the_slurm_profile_asks_for_gpus_and_groups_only_where_told():
+    assert "groups" not in settings("slurm")
+    assert {request.get("gpu", 0) for request in settings("slurm")["set-resources"].values()} == {0}
+    assert settings("slurm", RUN_GPUS="2")["set-resources"]["run"]["gpu"] == 2
+    together = settings("slurm", RUN_GPUS="1", RUN_TOGETHER="4", RUN_MINUTES="10", RUN_MB="4000")
+    assert together["groups"] == {"run": "runs_{task}"}
+    assert together["resources"] == {"processes": 4, "gpu": 1}
+    assert together["set-resource-scopes"].keys() >= together["resources"].keys()
+    assert together["set-resources"]["run"] == {"gpu": 1, "mem_mb": 4000, "runtime": 10}

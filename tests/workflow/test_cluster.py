@@ -1,0 +1,152 @@
+"""profiles/slurm on a real Slurm: what it asks for, and runs that are killed at their time limit or with their node."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from tests.fixtures import cluster
+from tests.fixtures.profiles import settings
+from tests.fixtures.workflow import TINY, command, snakemake
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(cluster.missing()), reason=str(cluster.missing()))]
+
+# A run of many short steps, so that there is time to disturb it, and two cheap students.
+CONFIG = {
+    **TINY,
+    "methods": ["fp32", "rtn_8bit", "rtn_4bit"],
+    "budget": {**TINY["budget"], "epochs_scale": 20, "student_epochs_scale": 0.34, "evaluate_every": 500},
+    "allow_weak_teacher": True,
+    "latency": False,
+}
+TEACHER = "results/demo/runs/fp32/sst2/1"
+FILES = ("run.json", "last.safetensors", "best.safetensors", "predictions.npz")
+PATIENCE = 400  # seconds
+
+
+def write_profile(folder: Path, runtime: str, **variables: str) -> Path:
+    """Write the profile with shorter waits, and with a time limit of its own for runs."""
+    profile = settings("slurm", **variables)
+    profile |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 5}
+    profile["set-resources"]["run"] |= {"runtime": runtime, "checkpoint_seconds": 1}
+    path = folder / "profile/config.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump(profile))
+    return path.parent
+
+
+def jobs_of(slurm: cluster.Cluster) -> list[str]:
+    """Return Slurm's description of every job, the finished ones included, in the order of their submission."""
+    return slurm.command("scontrol", "show", "job", "--oneliner").splitlines()
+
+
+def process_of_run(slurm: cluster.Cluster) -> psutil.Process | None:
+    """Return the process that trains now, if there is one."""
+    for process in slurm.job_processes():
+        try:
+            if process.cmdline()[1:4] == ["-m", "methods", "run"]:
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+def log_of_teacher(project: Path) -> str:
+    path = project / "results/demo/logs/fp32/sst2/1.log"
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The same runs on this machine alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    words = command(folder, "all", "--cores", "1", config=CONFIG)
+    process = subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True)
+
+    def finished() -> Path:
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        return folder
+
+    return finished
+
+
+@pytest.fixture(scope="module")
+def disturbed(undisturbed, tmp_path_factory):
+    """A project whose teacher was killed at its time limit and then with its node; its cluster and what happened."""
+    folder = tmp_path_factory.mktemp("disturbed")
+    with cluster.cluster() as slurm:
+        profile = write_profile(folder, "1 if attempt == 1 else 60")
+        words = command(folder, "results/fp32_sst2.json", config=CONFIG, profile=profile)
+        with open(folder / "said.txt", "w") as out:
+            process = subprocess.Popen(words, env={**os.environ, **slurm.variables}, stdout=out, stderr=out)
+        try:
+            yield folder, slurm, disturb(folder, slurm, process)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def disturb(folder: Path, slurm: cluster.Cluster, process: subprocess.Popen) -> list[str]:
+    """Kill the teacher twice, wait for its end, and return the lines in which its later tries say where they went on."""
+
+    def wait_for(condition, what: str):
+        try:
+            return cluster.wait_for(lambda: process.poll() is not None or condition(), what, PATIENCE)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{(folder / 'said.txt').read_text()}\n{slurm.logs()}") from None
+
+    def resumption() -> str:
+        return "".join(re.findall(r"^Resuming from .*$", log_of_teacher(folder), re.MULTILINE))
+
+    wait_for(lambda: list(folder.glob(f"{TEACHER}/checkpoints/step-*")), "the first checkpoint")
+    # Stopped, it is still there at the limit, however fast the machine. Slurm wakes it up to end it.
+    process_of_run(slurm).suspend()
+    wait_for(lambda: any("JobState=TIMEOUT" in job for job in jobs_of(slurm)), "the time limit")
+
+    wait_for(resumption, "the second try")
+    resumptions = [resumption()]
+    slurm.fail_node()
+    wait_for(lambda: "down" in slurm.command("sinfo", "--noheader", "--format=%T"), "the failure of the node")
+    slurm.start_node()
+    wait_for(lambda: process_of_run(slurm), "the third try")
+    wait_for(resumption, "the third try's checkpoint")
+    resumptions.append(resumption())
+    cluster.wait_for(lambda: process.poll() is not None, "the end", PATIENCE)
+    assert process.returncode == 0, (folder / "said.txt").read_text()
+    return resumptions
+
+
+def test_a_run_killed_at_its_time_limit_and_one_killed_with_its_node_go_on_from_their_checkpoints(disturbed):
+    _, slurm, resumptions = disturbed
+    assert all(line.startswith("Resuming from step-") for line in resumptions), resumptions
+    assert any("JobState=TIMEOUT" in job for job in jobs_of(slurm))
+
+
+def test_the_disturbed_run_has_the_bytes_of_an_undisturbed_one(disturbed, undisturbed):
+    for name in FILES:
+        assert (disturbed[0] / TEACHER / name).read_bytes() == (undisturbed() / TEACHER / name).read_bytes(), name
+
+
+def test_no_job_asks_for_a_gpu_and_none_needs_accounting(disturbed):
+    jobs = jobs_of(disturbed[1])
+    assert len(jobs) >= 4, jobs  # the base model, the rows and two tries of the teacher
+    assert not [job for job in jobs if "gpu" in job.lower()]
+    assert "accounting storage is disabled" in disturbed[1].command("sacct")
+
+
+def test_runs_of_a_task_share_one_job_where_the_profile_says_so(disturbed, undisturbed):
+    folder, slurm, _ = disturbed
+    before = len(jobs_of(slurm))
+    profile = write_profile(folder, "60", RUN_TOGETHER="2")
+    snakemake(folder, "all", config=CONFIG, profile=profile, **slurm.variables)
+    new = jobs_of(slurm)[before:]
+    assert len(new) == 1 and "NumCPUs=2 " in new[0], new
+    for method in ("rtn_8bit", "rtn_4bit"):
+        for name in FILES:
+            path = f"results/demo/runs/{method}/sst2/1/{name}"
+            assert (folder / path).read_bytes() == (undisturbed() / path).read_bytes(), path
