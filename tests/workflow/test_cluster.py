@@ -1,7 +1,9 @@
 """profiles/slurm on a real Slurm: what it asks for, and runs that are killed at their time limit or with their node."""
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from tests.fixtures import cluster
-from tests.fixtures.profiles import settings
+from tests.fixtures.profiles import PROFILES, settings
 from tests.fixtures.workflow import TINY, command, snakemake
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(cluster.missing()), reason=str(cluster.missing()))]
@@ -25,14 +27,14 @@ CONFIG = {
 }
 TEACHER = "results/demo/runs/fp32/sst2/1"
 FILES = ("run.json", "last.safetensors", "best.safetensors", "predictions.npz")
-PATIENCE = 400  # seconds
+PATIENCE = 900  # seconds
 
 
-def write_profile(folder: Path, runtime: str, **variables: str) -> Path:
-    """Write the profile with shorter waits, and with a time limit of its own for runs."""
+def write_profile(folder: Path, **variables: str) -> Path:
+    """Write the profile with shorter waits and more checkpoints."""
     profile = settings("slurm", **variables)
     profile |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 5}
-    profile["set-resources"]["run"] |= {"runtime": runtime, "checkpoint_seconds": 1}
+    profile["set-resources"]["run"]["checkpoint_seconds"] = 1
     path = folder / "profile/config.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(profile))
@@ -42,6 +44,23 @@ def write_profile(folder: Path, runtime: str, **variables: str) -> Path:
 def jobs_of(slurm: cluster.Cluster) -> list[str]:
     """Return Slurm's description of every job, the finished ones included, in the order of their submission."""
     return slurm.command("scontrol", "show", "job", "--oneliner").splitlines()
+
+
+def start(words: list[str], folder: Path, **variables: str) -> subprocess.Popen:
+    """Start Snakemake in a process group of its own; what it says goes to a file in `folder`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    with open(folder / "said.txt", "w") as out:
+        return subprocess.Popen(words, env=environment, stdout=out, stderr=out, start_new_session=True)
+
+
+def end(process: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def job_id(description: str) -> str:
+    return re.search(r"JobId=(\d+)", description)[1]
 
 
 def process_of_run(slurm: cluster.Cluster) -> psutil.Process | None:
@@ -65,14 +84,14 @@ def undisturbed(tmp_path_factory):
     """The same runs on this machine alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
     words = command(folder, "all", "--cores", "1", config=CONFIG)
-    process = subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True)
+    process = start(words, folder)
 
     def finished() -> Path:
-        process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0
+        assert process.wait(PATIENCE) == 0, (folder / "said.txt").read_text()
         return folder
 
-    return finished
+    yield finished
+    end(process)
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +99,12 @@ def disturbed(undisturbed, tmp_path_factory):
     """A project whose teacher was killed at its time limit and then with its node; its cluster and what happened."""
     folder = tmp_path_factory.mktemp("disturbed")
     with cluster.cluster() as slurm:
-        profile = write_profile(folder, "1 if attempt == 1 else 60")
-        words = command(folder, "results/fp32_sst2.json", config=CONFIG, profile=profile)
-        with open(folder / "said.txt", "w") as out:
-            process = subprocess.Popen(words, env={**os.environ, **slurm.variables}, stdout=out, stderr=out)
+        words = command(folder, "results/fp32_sst2.json", config=CONFIG, profile=write_profile(folder))
+        process = start(words, folder, **slurm.variables)
         try:
             yield folder, slurm, disturb(folder, slurm, process)
         finally:
-            process.kill()
-            process.wait()
+            end(process)
 
 
 def disturb(folder: Path, slurm: cluster.Cluster, process: subprocess.Popen) -> list[str]:
@@ -106,6 +122,7 @@ def disturb(folder: Path, slurm: cluster.Cluster, process: subprocess.Popen) -> 
     wait_for(lambda: list(folder.glob(f"{TEACHER}/checkpoints/step-*")), "the first checkpoint")
     # Stopped, it is still there at the limit, however fast the machine. Slurm wakes it up to end it.
     process_of_run(slurm).suspend()
+    slurm.command("scontrol", "update", f"JobId={slurm.command('squeue', '--noheader', '--format=%i')}", "TimeLimit=1")
     wait_for(lambda: any("JobState=TIMEOUT" in job for job in jobs_of(slurm)), "the time limit")
 
     wait_for(resumption, "the second try")
@@ -139,13 +156,14 @@ def test_no_job_asks_for_a_gpu_and_none_needs_accounting(disturbed):
     assert "accounting storage is disabled" in disturbed[1].command("sacct")
 
 
-def test_runs_of_a_task_share_one_job_where_the_profile_says_so(disturbed, undisturbed):
+def test_runs_of_a_task_share_one_job_and_one_snakemake_where_the_profile_says_so(disturbed, undisturbed):
     folder, slurm, _ = disturbed
     before = len(jobs_of(slurm))
-    profile = write_profile(folder, "60", RUN_TOGETHER="2")
-    snakemake(folder, "all", config=CONFIG, profile=profile, **slurm.variables)
+    variables = {**slurm.variables, "RUN_TOGETHER": "2", "SNAKEMAKE_PROFILE": str(PROFILES / "together")}
+    snakemake(folder, "all", config=CONFIG, profile=write_profile(folder, RUN_MB="8000"), **variables)
     new = jobs_of(slurm)[before:]
-    assert len(new) == 1 and "NumCPUs=2 " in new[0], new
+    assert len(new) == 1 and "NumCPUs=2 " in new[0] and "mem=16000M" in new[0], new
+    assert (slurm.folder / "slurmd.log").read_text().count(f"launch task StepId={job_id(new[0])}.") == 1
     for method in ("rtn_8bit", "rtn_4bit"):
         for name in FILES:
             path = f"results/demo/runs/{method}/sst2/1/{name}"

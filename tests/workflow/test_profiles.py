@@ -1,15 +1,16 @@
 """Profiles hold settings of machines, never science, and Snakemake understands them."""
 
 import pytest
+import yaml
 from snakemake.cli import get_argument_parser
 
 from tests.fixtures.profiles import PROFILES, settings
 
-NAMES = ["default", "gpu", "slurm"]
+NAMES = ["default", "gpu", "slurm", "together"]
 
 
 def test_these_are_all_the_profiles():
-    assert sorted(path.name for path in PROFILES.iterdir()) == NAMES
+    assert sorted(path.parent.name for path in PROFILES.glob("*/config.yaml")) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,12 +29,22 @@ def test_every_profile_behaves_after_crashes_and_failures_as_the_default_one(nam
     assert {key: settings(name).get(key) for key in shared} == shared
 
 
-def test_the_slurm_profile_asks_for_gpus_and_groups_only_where_told():
-    assert "groups" not in settings("slurm")
+def test_the_slurm_profile_asks_for_gpus_only_where_told():
     assert {request.get("gpu", 0) for request in settings("slurm")["set-resources"].values()} == {0}
-    assert settings("slurm", RUN_GPUS="2")["set-resources"]["run"]["gpu"] == 2
-    together = settings("slurm", RUN_GPUS="1", RUN_TOGETHER="4", RUN_MINUTES="10", RUN_MB="4000")
-    assert together["groups"] == {"run": "runs_{task}"}
+    run = settings("slurm", RUN_GPUS="2", RUN_MINUTES="10", RUN_MB="4000")["set-resources"]["run"]
+    assert run == {"gpu": 2, "mem_mb": 4000, "runtime": 10}
+
+
+def test_the_profile_for_many_small_runs_adds_to_that_of_slurm_and_replaces_nothing():
+    together = settings("together", RUN_TOGETHER="4", RUN_GPUS="1")
+    assert together.keys().isdisjoint(settings("slurm"))
     assert together["resources"] == {"processes": 4, "gpu": 1}
-    assert together["set-resource-scopes"].keys() >= together["resources"].keys()
-    assert together["set-resources"]["run"] == {"gpu": 1, "mem_mb": 4000, "runtime": 10}
+    assert together["set-resource-scopes"].keys() == together["resources"].keys()
+
+
+def test_the_pod_of_kubernetes_works_where_its_volume_is_and_on_the_cores_of_its_limit():
+    pod = yaml.safe_load((PROFILES / "kubernetes/job.yaml").read_text())["spec"]["template"]["spec"]
+    (container,), (volume,) = pod["containers"], pod["volumes"]
+    assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": container["workingDir"]}]
+    assert container["env"][0]["name"] == "CORES" and container["command"][-1].endswith("--cores $(CORES)")
+    assert container["resources"]["requests"] == container["resources"]["limits"]
