@@ -36,9 +36,9 @@ def test_the_slurm_profile_asks_for_gpus_only_where_told():
 
 
 def test_the_profile_for_many_small_runs_adds_to_that_of_slurm_and_replaces_nothing():
-    together = settings("together", RUN_TOGETHER="4", RUN_GPUS="1")
+    together = settings("together")
     assert together.keys().isdisjoint(settings("slurm"))
-    assert together["resources"] == {"processes": 4, "gpu": 1}
+    assert together["group-components"].keys() == set(together["groups"].values())
     assert together["set-resource-scopes"].keys() == together["resources"].keys()
 
 
