@@ -5,7 +5,7 @@ from statistics import fmean
 from report.evidence import statistics
 from report.evidence.comparison import Evidence
 from report.evidence.statistics import Estimate
-from report.tables.suites import LEVEL
+from report.evidence.verdicts import LEVEL
 from report.wording import plural, score
 
 SMALLER = 1.05  # times smaller than full precision: less is no compression

@@ -16,7 +16,7 @@ import yaml
 
 from report.evidence.comparison import Evidence
 from report.evidence.statistics import student_quantile
-from report.tables.suites import Grid, Text
+from report.tables.grid import Grid, Text
 from report.wording import METRICS, augmentation, partial_note, score, signed
 
 FIGURES = Path(__file__).resolve().parent / "published.csv"
