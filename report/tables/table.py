@@ -136,6 +136,12 @@ class Row:
     def diverged(self) -> str | None:
         return diverged(self.n, self.n_diverged)
 
+    @property
+    def teacher_title(self) -> str | None:
+        """Return the teacher of every cell; None where they have several, or none."""
+        teachers = {entry.teacher_title for entry in self.entries if not entry.status}
+        return teachers.pop() if len(teachers) == 1 else None
+
     def written(self, columns: Iterable[Column], with_average: bool) -> list[Text]:
         facts = [self.facts[column.key] for column in columns]
         places = [Text(self.title, paper=self.paper), *(Text(MISSING if fact.reason else fact.text) for fact in facts)]
