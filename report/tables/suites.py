@@ -12,7 +12,7 @@ from report.evidence.board import Board, Suite
 from report.evidence.comparison import Evidence
 from report.evidence.latency import Speed
 from report.tables.table import Entry, Fact, Row, Table
-from report.wording import CONVENTIONS, active, augmentation, bits, count, mib, plural, score, shown_metrics
+from report.wording import CONVENTIONS, active, augmentation, bits, count, joined, mib, points, score, shown_metrics
 
 REJECTED = "after Holm's correction of all tests of this table"
 
@@ -174,7 +174,7 @@ def _notes(board: Board, tasks: list[str], averaged: list[str], rows: list[Row],
     if any(entry.best for entry in entries):
         yield "bold: best of its budget"
     yield from _notes_on_marks(board, entries, rows)
-    if len(averaged) > 1:
+    if averaged:
         yield _note_on_average(board, tasks, averaged)
     unless = ", where no other n is given" if any(entry.odd_n for entry in entries) else ""
     if usual_n:
@@ -189,9 +189,9 @@ def _notes(board: Board, tasks: list[str], averaged: list[str], rows: list[Row],
 
 
 def _notes_on_marks(board: Board, entries: list[Entry], rows: list[Row]) -> Iterable[str]:
-    points = plural(board.margin, "point") if board.margin != int(board.margin) else plural(int(board.margin), "point")
+    margin = points(board.margin)
     verdicts = {
-        "≈": f"≈ equivalent within {points} of full precision: the 95 % interval of the loss ends below {points}",
+        "≈": f"≈ equivalent within {margin} of full precision: the 95 % interval of the loss ends below {margin}",
         "▽": f"▽ worse than full precision {REJECTED}",
         "△": f"△ better than full precision {REJECTED}",
     }
@@ -209,7 +209,8 @@ def _note_on_average(board: Board, tasks: list[str], averaged: list[str]) -> str
         board.task_title(task) + (f" ({reasons[task]})" if task in reasons else "") for task in tasks if task not in averaged
     ]
     without = f", without {', '.join(left_out)}" if left_out else ""
-    return f"average and loss: the mean over {', '.join(map(board.task_title, averaged))}{without}"
+    titles = joined([board.task_title(task) for task in averaged])
+    return f"average and loss: the mean over {titles}{without}" if len(averaged) > 1 else f"loss: on {titles}{without}"
 
 
 def odd_written(board: Board, tasks: list[str]) -> list[str]:

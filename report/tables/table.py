@@ -142,19 +142,23 @@ class Row:
         teachers = {entry.teacher_title for entry in self.entries if not entry.status}
         return teachers.pop() if len(teachers) == 1 else None
 
-    def written(self, columns: Iterable[Column], with_average: bool) -> list[Text]:
+    def written(self, columns: Iterable[Column], averaged: int) -> list[Text]:
+        """Return the places of the row; `averaged` is how many tasks are summed up at its end."""
         facts = [self.facts[column.key] for column in columns]
         places = [Text(self.title, paper=self.paper), *(Text(MISSING if fact.reason else fact.text) for fact in facts)]
-        return places + [entry.written() for entry in self.entries] + (self._summed_up() if with_average else [])
+        ends = [self._average_written()] * (averaged > 1) + [self._loss_written()] * (averaged > 0)
+        return places + [entry.written() for entry in self.entries] + ends
 
-    def _summed_up(self) -> list[Text]:
+    def _average_written(self) -> Text:
         if self.average.value is None:
-            return [Text(MISSING), Text(MISSING)]
-        average = Text(score(self.average.value), self.average_best, seeds=seeds_kept(self.n, self.n_diverged))
+            return Text(MISSING)
+        return Text(score(self.average.value), self.average_best, seeds=seeds_kept(self.n, self.n_diverged))
+
+    def _loss_written(self) -> Text:
         if (loss := self.average.loss) is None:
-            return [average, Text(MISSING)]
+            return Text(MISSING)
         between = "" if loss.interval is None else f"[{score(loss.interval[0])}, {score(loss.interval[1])}]"
-        return [average, Text(score(loss.value), small=between, marks=self.verdict.mark if self.verdict else "")]
+        return Text(score(loss.value), small=between, marks=self.verdict.mark if self.verdict else "")
 
     def record(self, protocol: str, metrics: dict[str, list[str]], with_average: bool, device: str | None) -> dict:
         record = {"method": self.method, "title": self.title, "paper": self.paper, "bits": self.facts["bits"].text}
@@ -198,6 +202,10 @@ class Table:
         return len(self.averaged) > 1
 
     @property
+    def with_loss(self) -> bool:
+        return len(self.averaged) > 0
+
+    @property
     def with_speed(self) -> bool:
         return any(isinstance(row.speed, Speed) for row in self.rows)
 
@@ -218,7 +226,7 @@ class Table:
 
     def grid(self) -> Grid:
         columns = [column for column in self.columns if column.exported]
-        ends = [("Average", ""), ("Loss", "95 % CI")] if self.with_average else []
+        ends = [("Average", "")] * self.with_average + [("Loss", "95 % CI")] * self.with_loss
         tasks = [(title, "/".join(map(metric_title, self.metrics[task]))) for task, title in self.tasks.items()]
         heads = [
             ("Method", ""),
@@ -226,7 +234,7 @@ class Table:
             *tasks,
             *ends,
         ]
-        rows = [row.written(columns, self.with_average) for row in self.rows]
+        rows = [row.written(columns, len(self.averaged)) for row in self.rows]
         return Grid(
             name=f"{self.name}_{self.protocol}",
             caption=f"{self.title}, development sets, {PROTOCOLS[self.protocol]}.",
