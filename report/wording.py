@@ -110,6 +110,10 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def points(number: float) -> str:
+    return f"{number:g} {'point' if number == 1 else 'points'}"
+
+
 def diverged(n: int, n_diverged: int) -> str | None:
     return f"diverged ({n_diverged} of {n + n_diverged})" if n_diverged else None
 
