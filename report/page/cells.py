@@ -7,7 +7,17 @@ from report.evidence.comparison import Evidence
 from report.page import latency
 from report.page.charts import curves
 from report.page.names import Names
-from report.wording import PROTOCOLS, augmentation, interval, metric_title, metrics_of, partial_note, plural, probability, score
+from report.wording import (
+    PROTOCOLS,
+    augmentation,
+    interval,
+    metric_title,
+    metrics_of,
+    partial_note,
+    plural,
+    probability,
+    score,
+)
 
 SHOWN_METRICS = 4  # SQuAD 2.0 has ten; the others are in the cell's own file
 
@@ -52,7 +62,7 @@ def _statements(evidence: Evidence, cell: dict) -> Iterator[str]:
 
 def _mean(evidence: Evidence, method: str, task: str, protocol: str) -> str:
     scored = evidence.score(method, task, protocol)
-    mean = f"{score(scored.mean, 2)} over {plural(scored.summary['n'], 'seed')}"
+    mean = f"{score(scored.mean, 2)} with {plural(scored.summary['n'], 'seed')}"
     if scored.interval is None:
         return f"{mean}, without an interval."
     return f"{mean}, 95 % interval {interval(scored.interval, 2)} (over {scored.estimate.basis})."
@@ -63,7 +73,7 @@ def _losses(evidence: Evidence, method: str, task: str, protocol: str) -> Iterat
     board, scored = evidence.board, evidence.score(method, task, protocol)
     if loss := evidence.loss(method, task, protocol):
         text = f"It {_change(loss.value)} {board.title(board.full_precision)}"
-        text += f", 95 % interval of the loss {interval(loss.interval, 2)}" if loss.interval else ""
+        text += f" (95 % interval of the loss {interval(loss.interval, 2)})" if loss.interval else ""
         if verdict := evidence.verdict(method, task, protocol):
             text += f": {verdict.text}" if verdict.text else ""
             text += "" if verdict.p is None else f" (p {probability(verdict.p)} after Holm’s correction, {loss.test})"

@@ -61,11 +61,12 @@ def _choice(evidence: Evidence, method: str, tasks: list[str], protocol: str) ->
     choice = {"score": round(average.value, 2), "mib": size and round(size / 2**20, 2)}
     choice |= {"ms": None, "slow": _untimed(speed)} if isinstance(speed, str) else {"ms": float(f"{speed.milliseconds:.3g}")}
     if method == board.full_precision:
-        return choice | {"lost": 0}
-    if average.loss is None:
-        return choice
-    interval = average.loss.interval
-    return choice | {"lost": round(average.loss.value, 2)} | ({"interval": [round(end, 1) for end in interval]} if interval else {})
+        choice["lost"] = 0
+    elif average.loss:
+        choice["lost"] = round(average.loss.value, 2)
+        if ends := average.loss.interval:
+            choice["interval"] = [round(end, 1) for end in ends]
+    return choice
 
 
 def _untimed(reason: str) -> str:

@@ -1,7 +1,7 @@
 """The section on each task."""
 
 from report import wording
-from report.evidence.comparison import Evidence
+from report.evidence.comparison import Difference, Evidence
 from report.page.charts import draw_strips
 from report.page.names import Names
 from report.wording import count, metric_title, plural, score
@@ -49,10 +49,16 @@ def _line(evidence: Evidence, names: Names, method: str, task: str, protocol: st
         "loss": loss,
         "no_loss": _why_no_loss(evidence, method, task),
         "verdict": evidence.verdict(method, task, protocol),
-        "test": loss and loss.p is not None and f"{loss.test}, {plural(loss.seeds, 'seed')}; uncorrected p {wording.probability(loss.p)}",
+        "test": loss and _described(loss),
         "drop": scored.drop,
         "teacher": scored.reference and board.title(scored.reference.method),
     }
+
+
+def _described(loss: Difference) -> str | None:
+    """Return how a loss was tested; None where it was not."""
+    seeds = plural(loss.seeds, "seed")
+    return None if loss.p is None else f"{loss.test}, {seeds}; uncorrected p {wording.probability(loss.p)}"
 
 
 def _why_no_loss(evidence: Evidence, method: str, task: str) -> str:
