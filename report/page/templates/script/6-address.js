@@ -29,7 +29,8 @@ const inAddress = () => new URLSearchParams(location.hash.includes("=") ? locati
 const cellInAddress = () => cellNamed(inAddress().get("cell"));
 const remember = () => history.replaceState(history.state, "", address(inAddress().get("cell")));
 
-function apply(input, state) {
+// Sets an input to what the address says, or to its own value; returns whether that changed it.
+function set(input, state) {
   const values = state.getAll(input.name), before = isTick(input) ? input.checked : input.value;
   if (isTick(input)) {
     const known = values[0] === "none" || settings.get(input.name).some((one) => values.includes(one.value));
@@ -38,8 +39,7 @@ function apply(input, state) {
     const allowed = values.length && (input.tagName !== "SELECT" || all("option", input).some((one) => one.value === values[0]));
     input.value = allowed ? values[0] : ownValue(input);
   }
-  if ((isTick(input) ? input.checked : input.value) === before) return;
-  for (const name of ["input", "change"]) input.dispatchEvent(new Event(name, { bubbles: true }));
+  return (isTick(input) ? input.checked : input.value) !== before;
 }
 
 let restoring = false;
@@ -55,7 +55,8 @@ function restore() {
   }
   const state = inAddress();
   restoring = true;
-  for (const inputs of settings.values()) inputs.forEach((input) => apply(input, state));
+  const changed = [...settings.values()].flat().filter((input) => set(input, state));
+  for (const name of ["input", "change"]) changed.forEach((input) => input.dispatchEvent(new Event(name, { bubbles: true })));
   const wanted = new Map();
   for (const text of state.getAll("sort")) {
     const [first, last] = [text.indexOf("."), text.lastIndexOf(".")];
