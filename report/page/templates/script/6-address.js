@@ -97,7 +97,7 @@ function goTo(place) {
 
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[href^='#']");
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  if (!link || event.defaultPrevented || event.ctrlKey || event.metaKey || event.shiftKey) return;
   const name = decodeURIComponent(link.getAttribute("href").slice(1)), place = byId(name);
   if (!place) return;
   event.preventDefault();
