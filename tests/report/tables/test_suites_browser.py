@@ -91,6 +91,7 @@ def test_a_phone_shows_the_first_score_beside_the_name(opened):
 
 def test_head_and_names_stay_in_view_and_paper_shows_everything(opened, browser):
     opened(width=500, height=420)
+    click(browser, "#columns-size")
     box = f"document.querySelector('{TABLE}').closest('.scroll')"
     top = f"document.querySelector('{TABLE} thead th').getBoundingClientRect()"
     before = browser.evaluate(f"[{top}.left - {box}.getBoundingClientRect().left, {top}.top]")
