@@ -22,7 +22,7 @@ import yaml
 from report.evidence.comparison import Evidence
 from report.evidence.statistics import student_quantile
 from report.tables.suites import Grid, Text
-from report.wording import METRICS, augmentation, metric_title, partial_note, plural, score, signed
+from report.wording import METRICS, augmentation, metric_title, partial_note, plural, score
 
 FIGURES = Path(__file__).resolve().parent / "published.csv"
 NAMES = Path(__file__).resolve().parent / "published.yaml"
@@ -33,8 +33,8 @@ TELLING = 2.0  # points: an interval that is wider to either side can decide not
 MODELS = ("bert-base", "bert-base hybrid", "bert-base-6of12", "bert-base-5of12")
 MARKS = {"reproduced": "≈", "above": "△", "below": "▽", "undecided": "?"}
 RULE = (
-    "A figure counts as reproduced where one more run of ours could have given it: it lies within the 95 % prediction interval, "
-    f"whose deviation is pooled over all methods of the task, plus {ROUNDING:g} for the paper's rounding. "
+    "A figure counts as reproduced where one more run of ours could have given it: it lies within our 95 % prediction "
+    f"interval, whose deviation is pooled over all methods of the task, plus {ROUNDING:g} for the paper's rounding. "
     f"Where that interval is wider than ±{TELLING:g} points, nothing is decided."
 )
 MEANINGS = {
@@ -124,11 +124,11 @@ class Pair:
             return f"published {score(self.figure.value)}, ours {self.verdict}."
         spread = "" if self.ours["sd"] is None else f" ± {score(self.ours['sd'])}"
         text = f"ours {score(self.ours['mean'])}{spread} ({plural(self.ours['n'], 'seed')}), "
-        text += f"published {score(self.figure.value)}, difference {signed(self.difference)}: {self.verdict}"
-        if self.half_width is not None:
-            text += f", interval ±{score(self.half_width)}"
-        if self.reason:
+        text += f"published {score(self.figure.value)}: {self.verdict}"
+        if self.reason and self.figure.verified:
             text += f", {self.reason}"
+        elif self.half_width is not None:
+            text += f", interval ±{score(self.half_width)}"
         if None not in (self.our_drop, self.figure.drop):
             text += f". Lost from full precision: ours {score(self.our_drop)}, published {score(self.figure.drop)}"
         return f"{text}."
@@ -159,6 +159,15 @@ class Row:
     pairs: list[Pair | None]
     unverified: bool  # whether all of its figures are
 
+    @property
+    def by_source(self) -> dict[str, list[Pair]]:
+        """Return the pairs that were run, under the sources of their figures; a source's figures are all as sure."""
+        sources = {}
+        for pair in self.pairs:
+            if pair and pair.verdict != "not run":
+                sources.setdefault(pair.figure.source, []).append(pair)
+        return sources
+
 
 @dataclass(frozen=True)
 class PaperTable:
@@ -167,7 +176,7 @@ class PaperTable:
     pairs: list[Pair]
     notes: list[str]
 
-    rule = RULE
+    rule, not_read = RULE, UNVERIFIED
 
     @property
     def nothing(self) -> str | None:
@@ -235,6 +244,8 @@ class PaperTable:
         rows = [row for row in self.rows if not row.unverified]
         legend = [f"{mark} {meaning}" for _, mark, meaning in self.legend]
         legend += [f"({letter}) {reason}" for reason, letter in letters.items()]
+        if self.unverified:
+            legend.append(f"{plural(self.unverified, 'figure')} left out: {UNVERIFIED}")
         return Grid(
             name="paper_against_ours",
             caption="Ours / published; the best model on the development set, as in the papers.",
@@ -329,7 +340,7 @@ def paper_table(evidence: Evidence) -> PaperTable:
                     half_width=half_width,
                 )
             )
-    return PaperTable(pairs, _notes(evidence, pairs))
+    return PaperTable(pairs, _notes(evidence))
 
 
 def judge(evidence: Evidence, method: str, task: str, metric: str, figure: Figure, spreads) -> tuple[str, str, float | None]:
@@ -360,8 +371,8 @@ def judge(evidence: Evidence, method: str, task: str, metric: str, figure: Figur
 def spread(evidence: Evidence, task: str, metric: str) -> Spread | None:
     """Pool the deviation over seeds of all methods of the task that a paper could be compared with.
 
-    Methods whose seeds all score the same, as where nothing is trained, tell nothing about chance and are left out. Where all
-    methods are like that, there is no deviation; where none has two seeds, it is unknown: None.
+    Methods whose seeds all score the same, as where nothing is trained, tell nothing about chance and are left out. Where
+    all methods are like that, there is no deviation; where none has two seeds, it is unknown: None.
     """
     cells = [cell for cell in evidence.board.of_task(task) if _own_conditions(evidence, cell) is None]
     scores = [evidence.score(cell["request"]["method"], task, PROTOCOL) for cell in cells]
@@ -403,10 +414,8 @@ def _other_conditions(cell: dict, metric: str, figure: Figure) -> str | None:
     return None
 
 
-def _notes(evidence: Evidence, pairs: list[Pair]) -> list[str]:
+def _notes(evidence: Evidence) -> list[str]:
     notes = []
-    if unverified := sum(not pair.figure.verified and pair.verdict != "not run" for pair in pairs):
-        notes.append(f"{plural(unverified, 'figure')} left out: {UNVERIFIED}")
     for prefix, reason in names()["unpublished"].items():
         if any(method.startswith(prefix) for method in evidence.board.methods) and reason not in notes:
             notes.append(reason)
@@ -419,8 +428,8 @@ def _notes(evidence: Evidence, pairs: list[Pair]) -> list[str]:
 def figures(method: str, augmented: bool = False) -> dict[tuple[str, str], Figure]:
     """Return (task, metric) -> the paper's figure: of those with and without data augmentation the one that is asked for.
 
-    Where the paper gives only the other one, it is returned all the same. A drop is as sure as both of its figures: a verified
-    figure has none from an unverified full precision.
+    Where the paper gives only the other one, it is returned all the same. A drop is as sure as both of its figures: a
+    verified figure has none from an unverified full precision.
     """
     paper, name, activations, *weights = names()["methods"][method]
     baselines, places = names()["full_precision"].get(paper, []), names()["metrics"]
