@@ -21,7 +21,7 @@ import yaml
 
 from report.evidence.comparison import Evidence
 from report.evidence.statistics import student_quantile
-from report.tables.suites import Grid, Text
+from report.tables.grid import MISSING, Grid, Text
 from report.wording import METRICS, augmentation, metric_title, partial_note, plural, score
 
 FIGURES = Path(__file__).resolve().parent / "published.csv"
@@ -244,14 +244,21 @@ class PaperTable:
         rows = [row for row in self.rows if not row.unverified]
         legend = [f"{mark} {meaning}" for _, mark, meaning in self.legend]
         legend += [f"({letter}) {reason}" for reason, letter in letters.items()]
+        if any(pair and pair.verdict == "not run" for row in rows for pair in row.pairs):
+            legend.append(f"{MISSING} not run")
         if self.unverified:
             legend.append(f"{plural(self.unverified, 'figure')} left out: {UNVERIFIED}")
         return Grid(
             name="paper_against_ours",
             caption="Ours / published; the best model on the development set, as in the papers.",
-            header=["Method", "Paper", *(f"{column.title} ({column.metric_title})" for column in columns)],
+            header=["Method", "Paper", *(column.title for column in columns)],
+            under=["", "", *(column.metric_title for column in columns)],
             rows=[
-                [Text(row.title), Text(row.paper), *(Text(_written(row.pairs[number], letters)) for number in kept)]
+                [
+                    Text(row.title),
+                    Text(row.paper, paper=row.citation),
+                    *(_written(row.pairs[number], letters) for number in kept),
+                ]
                 for row in rows
             ],
             notes=[*([self.nothing.rstrip(".")] if self.nothing else legend), *self.notes],
@@ -284,13 +291,18 @@ class PaperTable:
         ]
 
 
-def _written(pair: Pair | None, letters: dict[str, str]) -> str:
+def _written(pair: Pair | None, letters: dict[str, str]) -> Text:
     if pair is None or not pair.figure.verified:
-        return ""
+        return Text("")
     if not pair.scored:
-        return "–" if pair.verdict == "not run" else pair.verdict
-    letter = letters.get(pair.reason)
-    return f"{score(pair.ours['mean'])} / {score(pair.figure.value)} {f'({letter})' if letter else pair.mark}".strip()
+        return Text(MISSING if pair.verdict == "not run" else pair.verdict)
+    letter, undecided = letters.get(pair.reason), " ?" if pair.verdict == "undecided" else ""
+    return Text(
+        text=score(pair.ours["mean"]),
+        second=f" / {score(pair.figure.value)}{undecided}",
+        seeds=f"({letter})" if letter else "",
+        marks="" if undecided else pair.mark,
+    )
 
 
 def _order(place: tuple[str, str]) -> int:
@@ -464,6 +476,12 @@ def _rows(paper: str, method: str, activations: int, weights: int | None = None)
         and row["model"] in MODELS
         and (weights is None or row["bits_w"] == str(weights))
     ]
+
+
+def citations(methods: Iterable[str]) -> set[str]:
+    """Return the papers whose figures stand beside ours."""
+    known = names()
+    return {known["papers"][known["methods"][method][0]] for method in methods if method in known["methods"]}
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import re
 
 import pytest
 
@@ -19,6 +20,7 @@ from report.tables.published import (
     published,
     spread,
 )
+from report.tables.references import bibtex
 from tests.fixtures import cells as fixture
 from tests.fixtures.cells import HOSTILE, cell_at
 from workflow import catalogue
@@ -263,10 +265,12 @@ def test_files_hold_every_figure_and_the_matrix_those_that_were_read(cells):
     cells = [cell for cell in cells if (cell["request"]["method"], cell["request"]["task"]) != ("tws_1bit_a4", "rte")]
     table = paper_table(compare(cells))
     grid = table.grid()
-    assert grid.header[:3] == ["Method", "Paper", "CoLA (Matthews)"]
-    rows = {row[0].text: [place.text for place in row[1:]] for row in grid.rows}
-    assert rows["BinaryBERT, 1-1-4"][:2] == ["BinaryBERT", "44.5 / 44.4 ≈"] and rows["BinaryBERT, 1-1-4"][-1] == "–"
-    assert rows["TernaryBERT, LAT"][1] == "", "CoLA is from memory"
+    assert (grid.header[:3], grid.under[:3]) == (["Method", "Paper", "CoLA"], ["", "", "Matthews"])
+    rows = {row[0].text: row[1:] for row in grid.rows}
+    paper, cola, *_, rte = rows["BinaryBERT, 1-1-4"]
+    assert paper.paper == "Bai et al. 2021, arXiv 2012.15701" and rte.text == "--"
+    assert (cola.text, cola.second, cola.marks) == ("44.5", " / 44.4", "≈")
+    assert rows["TernaryBERT, LAT"][1].text == "", "CoLA is from memory"
     files = files_of(table)
     records = list(csv.DictReader(io.StringIO(files["csv"])))
     assert all(column == column.lower() and " " not in column for column in records[0])
@@ -275,6 +279,7 @@ def test_files_hold_every_figure_and_the_matrix_those_that_were_read(cells):
     assert found["lat_2bit", "cola", "matthews"]["verdict"] == "unverified"
     assert found["lat_2bit", "cola", "matthews"]["confidence"] == "medium"
     assert all(row["source"] for row in records)
+    assert "44.5 / 44.4 ≈" in files["md"] and r"BinaryBERT~\cite{bai2021binarybert}" in files["tex"]
     assert len(json.loads(files["json"])["rows"]) == len(records) == len(table.pairs)
 
 
@@ -290,3 +295,10 @@ def test_the_page_hides_what_was_not_read_and_keeps_texts_as_texts(cells):
     assert '<a href="#tws_1bit_a4_cola">' in section
     recalled = [line for line in section.splitlines() if "(memory" in line]
     assert recalled and all(line.startswith('<li class="unverified"') for line in recalled)
+
+
+def test_the_references_hold_the_papers_of_the_figures(cells):
+    evidence = compare(cells)
+    cited = set(re.findall(r"\\cite{([^}]+)}", files_of(paper_table(evidence))["tex"]))
+    assert cited == {"zafrir2019q8bert", "zhang2020ternarybert", "bai2021binarybert"}
+    assert all(f"{{{key}," in bibtex(evidence.board) for key in cited)
