@@ -22,7 +22,7 @@ def citation_keys(paper: str | None) -> list[str]:
 
 
 def bibtex(board: Board) -> str:
-    """Return the benchmark itself, its data sets (entries with the keyword `benchmark`), and the papers of all methods and figures."""
+    """Return the benchmark itself, its data sets (entries with the keyword `benchmark`), and every paper that is cited."""
     papers = sorted({cell["about"]["method"]["paper"] for cell in board.cells} | citations(board.methods))
     titles = {number: paper for paper in reversed(papers) for number in _arxiv_numbers(paper)}
     chosen = [entry for entry in _entries() if titles.keys() & set(_eprints(entry)) or "keywords = {benchmark}" in entry]
