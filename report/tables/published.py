@@ -298,8 +298,7 @@ def _written(pair: Pair | None, letters: dict[str, str]) -> Text:
         return Text(MISSING if pair.verdict == "not run" else pair.verdict)
     letter, undecided = letters.get(pair.reason), " ?" if pair.verdict == "undecided" else ""
     return Text(
-        text=score(pair.ours["mean"]),
-        second=f" / {score(pair.figure.value)}{undecided}",
+        text=f"{score(pair.ours['mean'])} / {score(pair.figure.value)}{undecided}",
         seeds=f"({letter})" if letter else "",
         marks="" if undecided else pair.mark,
     )
