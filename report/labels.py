@@ -18,7 +18,8 @@ SIDES = (  # from the point; the earlier of equally near places is taken
 GAP = 2.5  # between a point's edge and the label beside it
 STEPS = (0, 6, 13, 21, 30, 40, 52, 66, 82, 100)  # how much farther than beside the point a label may be
 SIDE_COST = 0.4  # of a later side, in pixels of distance
-CROSSING_COST = 12  # of a line under the label or under its leader
+CROSSING_COST = 0.5  # of each pixel of a line under the label
+LEADER_COST = 12  # of a line that a leader crosses
 CENTRED = 0.6  # sides with less than this share of an axis are centred along it
 LEADER_SAMPLES = np.linspace(0.0, 1.0, 9)
 
@@ -96,12 +97,12 @@ def _nearest(label: Label, number: int, frame: Box, solid: np.ndarray, lines: np
         starts, ends, boxes = _candidates(label, label.sizes[number], step)
         free = (boxes[:, :2] >= frame[:2]).all(1) & (boxes[:, 2:] <= frame[2:]).all(1)
         free[free] = ~_overlap(boxes[free], solid).any(1)
-        cost = step + SIDE_COST * np.arange(len(SIDES)) + CROSSING_COST * _overlap(boxes, lines).any(1)
+        cost = step + SIDE_COST * np.arange(len(SIDES)) + CROSSING_COST * _crossed(boxes, lines)
         if step and free.any():
             samples = starts[:, None] + LEADER_SAMPLES[None, :, None] * (ends - starts)[:, None]
             own = Box.around(label.x, label.y, label.radius)
             free &= ~_contain(solid[(solid != own).any(1)], samples)
-            cost += CROSSING_COST * _contain(lines, samples)
+            cost += LEADER_COST * _contain(lines, samples)
         cost = np.where(free, cost, np.inf)
         side = int(cost.argmin())
         if cost[side] < least:
@@ -122,6 +123,12 @@ def _candidates(label: Label, size: tuple[float, float], step: float) -> tuple[n
 def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return which boxes (rows) overlap which others (columns); touching edges do not overlap."""
     return (boxes[:, None, :2] < others[None, :, 2:]).all(2) & (boxes[:, None, 2:] > others[None, :, :2]).all(2)
+
+
+def _crossed(boxes: np.ndarray, lines: np.ndarray) -> np.ndarray:
+    """Return the length of all lines within each box: a line along a text is worse than one across it."""
+    ends = np.minimum(boxes[:, None, 2:], lines[None, :, 2:]) - np.maximum(boxes[:, None, :2], lines[None, :, :2])
+    return np.where((ends > 0).all(2), ends.max(2), 0.0).sum(1)
 
 
 def _contain(boxes: np.ndarray, samples: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 In the close-up, methods outside the range stand in a band beyond its edge, with an arrow and their value.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -112,7 +113,7 @@ def layout(cloud: Cloud, canvas: Canvas, close: bool, costs: list[float] | None 
 def _whole_range(cloud: Cloud) -> tuple[float, float]:
     ends = [end for point in cloud.points for end in (point.interval or (point.y, point.y))]
     lowest = max(min(ends), min(point.y for point in cloud.points) - ROOM)
-    ticks = round_ticks([lowest, max(max(ends) if max(ends) < 100 else 100, max(point.y for point in cloud.points))])
+    ticks = round_ticks([lowest, min(max(ends), max(100, *(point.y for point in cloud.points)))])
     return ticks[0], ticks[-1]
 
 
@@ -157,7 +158,7 @@ def _lines(marks: list[Mark], stairs: list[tuple[float, float]], reference: floa
     bars = [Box(mark.x - 0.5, mark.bar[1], mark.x + 0.5, mark.bar[0]) for mark in marks if mark.bar]
     steps = [
         Box(min(a, c) - 0.5, min(b, d) - 0.5, max(a, c) + 0.5, max(b, d) + 0.5)
-        for (a, b), (c, d) in zip(stairs, stairs[1:], strict=False)
+        for (a, b), (c, d) in itertools.pairwise(stairs)
     ]
     return bars + steps + ([] if reference is None else [Box(frame.left, reference - 0.5, frame.right, reference + 0.5)])
 

@@ -97,6 +97,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def short(title: str) -> str:
+    """Return a title that leaves room for the plot."""
+    return title if len(title) <= 26 else title[:25] + "…"
+
+
 def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 

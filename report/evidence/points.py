@@ -8,7 +8,6 @@ from report.evidence.board import Board, Family
 from report.evidence.comparison import Evidence
 from report.wording import CONVENTIONS
 
-
 CLOSE_UP = (-10.0, 2.0)  # points of score around full precision, where methods of use are
 
 

@@ -2,15 +2,13 @@
 
 from report import wording
 from report.evidence.comparison import Evidence
-from report.evidence.points import Axis
-from report.page.charts import NARROW, draw_strips
+from report.page.charts import draw_strips
 from report.page.names import Names
-from report.page.plots import clouds
 from report.tables.suites import Entry
 from report.wording import count, metric_title, plural, score
 
 
-def task_view(evidence: Evidence, names: Names, task: str, shown_axes: list[Axis], entries: dict[tuple, Entry]) -> dict:
+def task_view(evidence: Evidence, names: Names, task: str, entries: dict[tuple, Entry]) -> dict:
     board = evidence.board
     cells = board.of_task(task)
     view = {
@@ -21,7 +19,7 @@ def task_view(evidence: Evidence, names: Names, task: str, shown_axes: list[Axis
     }
     if not cells:
         facts = "No cell of this task could be made."
-        return view | {"metric": "", "facts": facts, "dataset": None, "strips": None, "clouds": []}
+        return view | {"metric": "", "facts": facts, "dataset": None, "strips": None}
     dataset, measured = cells[0]["ran_on"]["dataset"], cells[0]["measured"]
     metric, baseline = measured["metric"], measured["baseline"]
     rows = ", ".join(f"{split} {count(number)}" for split, number in sorted(dataset["rows"].items()))
@@ -31,7 +29,6 @@ def task_view(evidence: Evidence, names: Names, task: str, shown_axes: list[Axis
         f"A constant answer ({baseline['what']}) scores {score(baseline['metrics'][metric])}.",
         "dataset": dataset,
         "strips": draw_strips(evidence, task),
-        "clouds": clouds(evidence, [task], shown_axes, NARROW),
     }
 
 
