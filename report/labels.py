@@ -11,16 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-SIDES = (  # from the point; the earlier of equally near places is taken
-    *((1, 0), (1, -1), (1, 1), (0, -1), (0, 1), (-1, 0), (-1, -1), (-1, 1)),
-    *((1, -0.5), (1, 0.5), (-1, -0.5), (-1, 0.5), (0.5, -1), (0.5, 1), (-0.5, -1), (-0.5, 1)),
+SIDES = np.array(  # from the point; the earlier of equally near places is taken
+    [(1, 0), (1, -1), (1, 1), (0, -1), (0, 1), (-1, 0), (-1, -1), (-1, 1)]
+    + [(x, y) for share in (0.5, 0.25, 0.75) for x in (1, -1) for y in (-share, share)]
+    + [(x, y) for share in (0.5, 0.25, 0.75) for y in (-1, 1) for x in (share, -share)],
+    float,
 )
 GAP = 2.5  # between a point's edge and the label beside it
-STEPS = (0, 6, 13, 21, 30, 40, 52, 66, 82, 100)  # how much farther than beside the point a label may be
-SIDE_COST = 0.4  # of a later side, in pixels of distance
+STEPS = (0, 6, 13, 21, 30, 40, 52, 66, 82, 100, 120, 145)  # how much farther than beside the point a label may be
+SIDE_COST = 0.25  # of a later side, in pixels of distance
 CROSSING_COST = 0.5  # of each pixel of a line under the label
 LEADER_COST = 12  # of a line that a leader crosses
-CENTRED = 0.6  # sides with less than this share of an axis are centred along it
+ALIGNED = np.where(np.abs(SIDES) < 0.6, 0.0, np.sign(SIDES))  # 0: the label is centred on the leader's end
 LEADER_SAMPLES = np.linspace(0.0, 1.0, 9)
 
 LETTERS = {"ijl|.,:;'!I ()[]/ftr-": 0.42, "mwMWQ@%&": 0.98}  # widths in the font's size, of DejaVu Sans or narrower fonts
@@ -100,8 +102,8 @@ def _nearest(label: Label, number: int, frame: Box, solid: np.ndarray, lines: np
         cost = step + SIDE_COST * np.arange(len(SIDES)) + CROSSING_COST * _crossed(boxes, lines)
         if step and free.any():
             samples = starts[:, None] + LEADER_SAMPLES[None, :, None] * (ends - starts)[:, None]
-            own = Box.around(label.x, label.y, label.radius)
-            free &= ~_contain(solid[(solid != own).any(1)], samples)
+            own = np.array([Box.around(label.x, label.y, label.radius)])
+            free &= ~_contain(solid[~_overlap(solid, own).any(1)], samples)  # a leader leaves what lies on its own point
             cost += LEADER_COST * _contain(lines, samples)
         cost = np.where(free, cost, np.inf)
         side = int(cost.argmin())
@@ -113,11 +115,10 @@ def _nearest(label: Label, number: int, frame: Box, solid: np.ndarray, lines: np
 
 def _candidates(label: Label, size: tuple[float, float], step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the leaders' starts and ends and the labels' boxes of all sides at one distance."""
-    point, sides = np.array([label.x, label.y]), np.array(SIDES, float)
-    ends = point + sides * (label.radius + GAP + step)
-    aligned = np.where(np.abs(sides) < CENTRED, 0.0, np.sign(sides))
-    corners = ends + (aligned - 1) / 2 * np.array(size)
-    return point + sides * label.radius, ends, np.hstack([corners, corners + np.array(size)])
+    point = np.array([label.x, label.y])
+    ends = point + SIDES * (label.radius + GAP + step)
+    corners = ends + (ALIGNED - 1) / 2 * np.array(size)
+    return point + SIDES * label.radius, ends, np.hstack([corners, corners + np.array(size)])
 
 
 def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

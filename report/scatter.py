@@ -68,20 +68,34 @@ class Layout:
         return any(mark.beyond == 0 for mark in self.marks)
 
 
-def layout(cloud: Cloud, canvas: Canvas, close: bool, costs: list[float] | None = None) -> Layout:
-    """Return the places of points, bars, names and ticks; `costs` are those that several plots share an axis for."""
+@dataclass(frozen=True)
+class Shared:
+    """What several plots have in common, so that they have the same axes."""
+
+    costs: list[float]
+    rows: dict[int, int]  # of outliers, below (-1) and above (1) the range
+
+    @classmethod
+    def of(cls, clouds: list[Cloud]) -> "Shared":
+        sides = {side for cloud in clouds for side in _sides(cloud, cloud.close_up).values()}
+        return cls([point.x for cloud in clouds for point in cloud.points], {side: int(side in sides) for side in (-1, 1)})
+
+
+def layout(cloud: Cloud, canvas: Canvas, close: bool, shared: Shared | None = None) -> Layout:
+    """Return the places of points, bars, names and ticks."""
     frame = canvas.frame
     low, high = cloud.close_up if close else _whole_range(cloud)
-    widths = log_ticks(costs or [point.x for point in cloud.points])
+    widths = log_ticks(shared.costs if shared else [point.x for point in cloud.points])
     first, last = math.log(widths[0] * 0.9), math.log(widths[-1] * 1.1)
 
     def x(cost: float) -> float:
         return frame.left + (frame.right - frame.left) * (math.log(cost) - first) / (last - first)
 
-    beyond = {point.method: (point.y > high) - (point.y < low) for point in cloud.points}
+    beyond = _sides(cloud, (low, high))
     rows = _rows_of_outliers(cloud, canvas, beyond, x)
-    counts = [1 + max((rows[method] for method, side in beyond.items() if side == which), default=-1) for which in (-1, 1)]
-    floor, ceiling = frame.bottom - counts[0] * canvas.row, frame.top + counts[1] * canvas.row
+    needed = {side: 1 + max((rows[one] for one in rows if beyond[one] == side), default=-1) for side in (-1, 1)}
+    bands = shared.rows if shared else needed
+    floor, ceiling = frame.bottom - bands[-1] * canvas.row, frame.top + bands[1] * canvas.row
 
     def y(quality: float) -> float:
         return floor - (floor - ceiling) * (min(max(quality, low), high) - low) / (high - low)
@@ -110,6 +124,12 @@ def layout(cloud: Cloud, canvas: Canvas, close: bool, costs: list[float] | None 
     )
 
 
+def _sides(cloud: Cloud, span: tuple[float, float]) -> dict[str, int]:
+    """Return for each method whether it is below (-1), within (0) or above (1) a range."""
+    low, high = span
+    return {point.method: (point.y > high) - (point.y < low) for point in cloud.points}
+
+
 def _whole_range(cloud: Cloud) -> tuple[float, float]:
     ends = [end for point in cloud.points for end in (point.interval or (point.y, point.y))]
     lowest = max(min(ends), min(point.y for point in cloud.points) - ROOM)
@@ -118,28 +138,26 @@ def _whole_range(cloud: Cloud) -> tuple[float, float]:
 
 
 def _thinned(ticks: list[float], most: int) -> list[float]:
-    """Return the ticks, or only some of them where they are too many."""
-    for step in (1, 3):  # all of 1, 2, 5, or the powers of ten alone
-        start = next((i for i, tick in enumerate(ticks) if step == 1 or round(math.log10(tick), 6) % 1 == 0), 0)
-        if len(ticks[start::step]) <= most:
-            break
-    return ticks[start::step]
+    """Return the ticks, or the powers of ten alone where they are too many."""
+    powers = [tick for tick in ticks if round(math.log10(tick), 6) % 1 == 0]
+    return ticks if len(ticks) <= most else powers
 
 
 def _rows_of_outliers(cloud: Cloud, canvas: Canvas, beyond: dict[str, int], x) -> dict[str, int]:
-    """Return a row for each outlier, the first one in which its value fits beside the one before."""
-    room = 2 * canvas.radius + (text_width("↓00.0", canvas.text) if canvas.named else 0)
+    """Return a row for each outlier: the first one in which the name before it, if names are written, leaves room."""
     rows, ends = {}, {}
     most = MOST_ROWS if canvas.named else 1
     for point in cloud.points:
         if side := beyond[point.method]:
-            free = [row for row in range(most) if ends.get((side, row), -math.inf) < x(point.x) - room]
-            rows[point.method] = free[0] if free else len(rows) % most
-            ends[side, rows[point.method]] = x(point.x)
+            free = [row for row in range(most) if ends.get((side, row), -math.inf) < x(point.x) - canvas.radius]
+            row = free[0] if free else len(rows) % most
+            rows[point.method] = row
+            ends[side, row] = x(point.x) + 2 * canvas.radius + text_width(_texts(point, side)[0], canvas.text)
     return rows
 
 
 def _texts(point: Point, side: int) -> tuple[str, ...]:
+    """Return a point's label, and for an outlier, whose value must be written, a shorter one."""
     name = short(point.title)
     return (f"{name}: {score(point.y)}", score(point.y)) if side else (name,)
 

@@ -99,7 +99,7 @@ def count(number: int) -> str:
 
 def short(title: str) -> str:
     """Return a title that leaves room for the plot."""
-    return title if len(title) <= 26 else title[:25] + "…"
+    return title if len(title) <= 30 else title[:29] + "…"
 
 
 def plural(number: int, noun: str) -> str:

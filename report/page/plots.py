@@ -3,13 +3,13 @@
 from report.evidence.comparison import Evidence
 from report.evidence.points import Axis, Cloud, cloud, loss_cloud
 from report.labels import Box
-from report.scatter import Canvas, Layout, Mark, layout
+from report.scatter import Canvas, Layout, Mark, Shared, layout
 from report.wording import CONVENTIONS
 
 TEXT = 11.5
 WIDE = Canvas(Box(40, 10, 708, 388), text=TEXT, radius=5)
 NARROW = Canvas(Box(30, 10, 346, 372), text=TEXT, radius=5, ticks=6)  # for telephones, where the wide one has tiny letters
-PANEL = Canvas(Box(24, 6, 212, 132), text=TEXT, radius=4.5, intervals=3, ticks=4, named=False)
+PANEL = Canvas(Box(24, 6, 212, 132), text=TEXT, radius=4.5, intervals=3, ticks=5, named=False)
 RANGES = {"close": "Close-up", "all": "All"}
 
 
@@ -63,9 +63,9 @@ def multiples(evidence: Evidence, shown_axes: list[Axis]) -> dict | None:
         of_axes = []
         for axis, *others in chosen.values():
             clouds = {task: loss_cloud(evidence, task, axis, protocol) for task in board.tasks}
-            costs = [point.x for one in clouds.values() for point in one.points]
+            shared = Shared.of(list(clouds.values()))
             panels = [
-                {"task": task, "title": one.title, "drawing": drawing(layout(one, PANEL, True, costs), mirrored=True)}
+                {"task": task, "title": one.title, "drawing": drawing(layout(one, PANEL, True, shared), mirrored=True)}
                 for task, one in clouds.items()
                 if len(one.points) > 1
             ]
