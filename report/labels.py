@@ -93,23 +93,26 @@ def _letter_width(letter: str) -> float:
 def _nearest(label: Label, number: int, frame: Box, solid: np.ndarray, lines: np.ndarray) -> Place | None:
     """Return the free place of least cost: its distance, its side and the lines that it crosses."""
     best, least = None, np.inf
+    own = np.array([Box.around(label.x, label.y, label.radius)])
+    others = solid[~_overlap(solid, own)[:, 0]]  # a leader may start within what lies on its own point
     for step in STEPS:
         if step >= least:
             break
         starts, ends, boxes = _candidates(label, label.sizes[number], step)
-        free = (boxes[:, :2] >= frame[:2]).all(1) & (boxes[:, 2:] <= frame[2:]).all(1)
-        free[free] = ~_overlap(boxes[free], solid).any(1)
-        cost = step + SIDE_COST * np.arange(len(SIDES)) + CROSSING_COST * _crossed(boxes, lines)
-        if step and free.any():
-            samples = starts[:, None] + LEADER_SAMPLES[None, :, None] * (ends - starts)[:, None]
-            own = np.array([Box.around(label.x, label.y, label.radius)])
-            free &= ~_contain(solid[~_overlap(solid, own).any(1)], samples)  # a leader leaves what lies on its own point
-            cost += LEADER_COST * _contain(lines, samples)
-        cost = np.where(free, cost, np.inf)
-        side = int(cost.argmin())
-        if cost[side] < least:
+        sides = np.flatnonzero((boxes[:, :2] >= frame[:2]).all(1) & (boxes[:, 2:] <= frame[2:]).all(1))
+        sides = sides[~_overlap(boxes[sides], solid).any(1)]
+        samples = starts[:, None] + LEADER_SAMPLES[None, :, None] * (ends - starts)[:, None]
+        if step:
+            sides = sides[~_contain(others, samples[sides])]
+        if not len(sides):
+            continue
+        cost = step + SIDE_COST * sides + CROSSING_COST * _crossed(boxes[sides], lines)
+        if step:
+            cost += LEADER_COST * _contain(lines, samples[sides])
+        side = sides[cost.argmin()]
+        if cost.min() < least:
             leader = tuple(map(float, (*starts[side], *ends[side]))) if step else None
-            best, least = Place(number, Box(*map(float, boxes[side])), leader), cost[side]
+            best, least = Place(number, Box(*map(float, boxes[side])), leader), cost.min()
     return best
 
 

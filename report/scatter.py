@@ -31,7 +31,7 @@ class Canvas:
     @property
     def row(self) -> float:
         """Return the height of a row of outliers: a point and its arrow."""
-        return 3.2 * self.radius
+        return 4.4 * self.radius
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,14 @@ class Mark:
     @property
     def text(self) -> str | None:
         return self.texts[self.place.size] if self.place else None
+
+    @property
+    def written_at(self) -> tuple[str, float]:
+        """Return which part of the label is fixed (start, middle or end), and its place: fonts differ in their widths."""
+        box = self.place.box
+        if box.left >= self.x:
+            return "start", box.left
+        return ("end", box.right) if box.right <= self.x else ("middle", (box.left + box.right) / 2)
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def layout(cloud: Cloud, canvas: Canvas, close: bool, shared: Shared | None = No
     for point in cloud.points:
         side = beyond[point.method]
         edge = floor if side < 0 else ceiling
-        place_y = edge - side * canvas.row * (rows[point.method] + 0.5) if side else y(point.y)
+        place_y = edge - side * canvas.row * (rows[point.method] + 0.4) if side else y(point.y)
         bar = (y(point.interval[0]), y(point.interval[1])) if point.interval and not side else None
         marks.append(Mark(point, x(point.x), place_y, bar, side, _texts(point, side)))
 

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from report.evidence.board import Board, Family
 from report.evidence.comparison import Evidence
-from report.wording import CONVENTIONS
+from report.wording import CONVENTIONS, metric_title
 
 CLOSE_UP = (-10.0, 2.0)  # points of score around full precision, where methods of use are
 
@@ -97,13 +97,19 @@ def cloud(evidence: Evidence, tasks: list[str], axis: Axis, protocol: str | None
     points, absent = _points(evidence, tasks, axis, lambda method: _quality(evidence, method, tasks, protocol))
     full = board.full_precision and _quality(evidence, board.full_precision, tasks, protocol)
     reference = None if full is None or isinstance(full, str) else full[0]
-    return Cloud(title, "Mean score" if len(tasks) > 1 else title, axis, _with_front(points), absent, reference)
+    return Cloud(title, _quality_title(board, tasks), axis, _with_front(points), absent, reference)
 
 
 def loss_cloud(evidence: Evidence, task: str, axis: Axis, protocol: str | None = None) -> Cloud:
     """Return points lost from full precision against cost; what is lost is negative, so that better is higher."""
     points, absent = _points(evidence, [task], axis, lambda method: _lost(evidence, method, task, protocol))
     return Cloud(evidence.board.task_title(task), "Points lost", axis, points, absent, 0.0)
+
+
+def _quality_title(board: Board, tasks: list[str]) -> str:
+    if len(tasks) > 1:
+        return "Mean score"
+    return next((metric_title(cell["measured"]["metric"]) for cell in board.of_task(tasks[0])), "score").capitalize()
 
 
 Quality = tuple[float, tuple[float, float] | None]

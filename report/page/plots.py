@@ -116,12 +116,7 @@ def _mark(mark: Mark) -> dict:
 def _name(mark: Mark) -> dict:
     """Return a label's text, the point that it is written from, to or around, and its leader."""
     box, leader = mark.place.box, mark.place.leader
-    if box.left >= mark.x:
-        anchor, x = "start", box.left
-    elif box.right <= mark.x:
-        anchor, x = "end", box.right
-    else:
-        anchor, x = "middle", (box.left + box.right) / 2
+    anchor, x = mark.written_at
     return {
         "text": mark.text,
         "x": _number(x),

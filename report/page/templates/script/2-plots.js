@@ -20,16 +20,26 @@ function tipOf(point, tapped) {
   return [element("strong", {}, facts.title), ...lines.filter(Boolean).map((line) => element("span", {}, line))];
 }
 
+let shown = null; // the point whose tip is shown
 function showTip(point, tapped = false) {
+  shown = point;
   tip.replaceChildren(...tipOf(point, tapped));
   tip.hidden = false;
-  const box = point.querySelector("use").getBoundingClientRect(), room = document.documentElement.clientWidth - tip.offsetWidth - 8;
-  const above = box.top - tip.offsetHeight - 8;
+  placeTip();
+}
+
+function placeTip() {
+  if (!shown) return;
+  const box = shown.querySelector("use").getBoundingClientRect(), above = box.top - tip.offsetHeight - 8;
+  const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
   tip.style.left = `${Math.max(8, Math.min(box.right + 10, room))}px`;
   tip.style.top = `${above < 8 ? box.bottom + 8 : above}px`;
 }
 
-function hideTip() { tip.hidden = true; }
+function hideTip() {
+  shown = null;
+  tip.hidden = true;
+}
 
 function pointAt(event) {
   const target = event.target.closest?.(".point, tbody tr[data-m], .front li[data-m]");
@@ -39,7 +49,7 @@ function pointAt(event) {
 for (const name of ["mouseover", "focusin"]) document.addEventListener(name, pointAt);
 document.addEventListener("focusout", () => { light(null); hideTip(); });
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
-addEventListener("scroll", hideTip, { passive: true });
+addEventListener("scroll", placeTip, { passive: true });
 
 // A click on a point leads to its method, or in a task's panel to its cell. A finger cannot hover: its first tap shows the
 // tip and its second one leads on.
@@ -64,7 +74,7 @@ document.addEventListener("click", (event) => {
 }, { capture: true });
 
 function cellOf(method, task) {
-  const link = all(`[data-task]`).find((table) => table.dataset.task === task);
+  const link = all("table[data-task]").find((table) => table.dataset.task === task);
   const row = link && all("tr[data-m]", link).find((one) => one.dataset.m === method);
   return row?.querySelector("td a")?.getAttribute("href");
 }
