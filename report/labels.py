@@ -5,7 +5,7 @@ fixed list of places around its point, nearest first; a label without a free pla
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ SIDE_COST = 0.25  # of a later side, in pixels of distance
 CROSSING_COST = 0.5  # of each pixel of a line under the label
 LEADER_COST = 12  # of a line that a leader crosses
 ALIGNED = np.where(np.abs(SIDES) < 0.6, 0.0, np.sign(SIDES))  # 0: the label is centred on the leader's end
+RETRIES = 2
 LEADER_SAMPLES = np.linspace(0.0, 1.0, 9)
 
 LETTERS = {"ijl|.,:;'!I ()[]/ftr-": 0.42, "mwMWQ@%&": 0.98}  # widths in the font's size, of DejaVu Sans or narrower fonts
@@ -60,20 +61,37 @@ class Place:
 
 
 def place(labels: Sequence[Label], frame: Box, points: Sequence[Box] = (), lines: Sequence[Box] = ()) -> list[Place | None]:
-    """Return a place for each label, or None; earlier labels choose first.
+    """Return a place for each label, or None; earlier labels matter more.
 
     `points` are never covered; the labels' own points need not be among them. `lines` (thin boxes) are avoided where
-    another place is about as near.
+    another place is about as near. Labels that found no place choose first in another try, which counts if it loses no
+    label that matters more.
     """
     solid = np.array([*points, *(Box.around(label.x, label.y, label.radius) for label in labels)], float).reshape(-1, 4)
-    lines, places = np.array(lines, float).reshape(-1, 4), []
-    for label in labels:
-        found = (_nearest(label, number, frame, solid, lines) for number in range(len(label.sizes)))
-        taken = next(filter(None, found), None)
-        if taken:
-            solid = np.vstack([solid, taken.box])
-            lines = np.vstack([lines, _along(taken.leader)])
-        places.append(taken)
+    lines = np.array(lines, float).reshape(-1, 4)
+    order = range(len(labels))
+    best = _in_turn(labels, order, frame, solid, lines)
+    for _ in range(RETRIES):
+        missing = [number for number in order if best[number] is None]
+        if not missing:
+            break
+        order = [*missing, *(number for number in order if best[number] is not None)]
+        other = _in_turn(labels, order, frame, solid, lines)
+        best = max(best, other, key=lambda places: [one is not None for one in places])  # the first of equals
+    return best
+
+
+def _in_turn(
+    labels: Sequence[Label], order: Iterable[int], frame: Box, solid: np.ndarray, lines: np.ndarray
+) -> list[Place | None]:
+    """Return the labels' places where each takes, in this order, the best one that is left."""
+    places = [None] * len(labels)
+    for number in order:
+        label = labels[number]
+        found = (_nearest(label, size, frame, solid, lines) for size in range(len(label.sizes)))
+        if taken := next(filter(None, found), None):
+            solid, lines = np.vstack([solid, taken.box]), np.vstack([lines, _along(taken.leader)])
+        places[number] = taken
     return places
 
 

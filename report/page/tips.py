@@ -67,7 +67,7 @@ def _average(evidence: Evidence, method: str, protocol: str, verdict: Verdict | 
     if average.reason:
         return None
     lost = evidence.diverged(method, board.main_tasks())[0]
-    lines = [_measured(average.value, average.interval), _lost(board.full_precision == method, average.loss, verdict)]
+    lines = [_measured(average.value, average.interval), loss_text(board.full_precision == method, average.loss, verdict)]
     return [line for line in (*lines, _diverged(lost)) if line]
 
 
@@ -76,7 +76,7 @@ def _score(evidence: Evidence, method: str, task: str, protocol: str) -> list[st
     if scored is None or scored.mean is None:
         return None
     loss, verdict = evidence.loss(method, task, protocol), evidence.verdict(method, task, protocol)
-    lines = [_measured(scored.mean, scored.interval), _lost(board.full_precision == method, loss, verdict)]
+    lines = [_measured(scored.mean, scored.interval), loss_text(board.full_precision == method, loss, verdict)]
     return [line for line in (*lines, _diverged(scored.summary["n_diverged"])) if line]
 
 
@@ -84,7 +84,8 @@ def _measured(value: float, interval: tuple[float, float] | None) -> str:
     return f"{score(value)} (95 % CI {score(interval[0])} to {score(interval[1])})" if interval else score(value)
 
 
-def _lost(is_full: bool, loss: Difference | None, verdict: Verdict | None) -> str:
+def loss_text(is_full: bool, loss: Difference | None, verdict: Verdict | None) -> str:
+    """Return points lost or gained with their interval, and the verdict where there is one."""
     if is_full:
         return "full precision: losses count from here"
     if loss is None:
