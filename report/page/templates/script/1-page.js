@@ -2,6 +2,7 @@
 // The page holds everything: the scripts sort, filter, highlight, open and compare it. Text is inserted as text only.
 document.documentElement.classList.add("js");
 const DATA = JSON.parse(document.getElementById("data").textContent);
+const METHODS = new Map(DATA.methods.map((method) => [method.name, method]));
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const byId = (id) => document.getElementById(id);
 
@@ -17,6 +18,8 @@ function written(number, digits = 1) {
   return (Number(text) !== 0 && number < 0 ? "\u2212" : "") + text;
 }
 const signed = (number) => (written(number) !== "0.0" && number > 0 ? "+" : "") + written(number);
+const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+const protocol = () => document.querySelector("input[name=protocol]:checked").value; // "primary" or "other"
 
 // Theme: the system's until the reader chooses; the choice is remembered where the browser allows it.
 const theme = byId("theme");
@@ -25,7 +28,6 @@ const store = { get: () => { try { return localStorage.getItem("theme"); } catch
 function showTheme(name) {
   document.documentElement.dataset.theme = name;
   theme.setAttribute("aria-pressed", String(name === "dark"));
-  theme.textContent = name === "dark" ? "Light" : "Dark";
 }
 showTheme(store.get() || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
 theme.addEventListener("click", () => {
