@@ -25,8 +25,9 @@ from report.page.downloads import link, numbers, picture_files, table_files
 from report.page.headline import headline
 from report.page.methods import method_view
 from report.page.names import Names
-from report.page.plots import overall
+from report.page.plots import multiples, overall
 from report.page.tasks import task_view
+from report.page.tips import tips
 from report.tables import exports
 from report.tables.published import paper_table
 from report.tables.suites import odd_written, tables
@@ -64,6 +65,8 @@ def render(evidence: Evidence, pictures: Iterable[Picture] = ()) -> str:
         glance=_glance(evidence),
         axes=shown_axes,
         overall=overall(evidence, shown_axes),
+        multiples=multiples(evidence, shown_axes),
+        names=names,
         speeds=board.latencies.notes(board.title),
         tables=[{"table": table, "exports": table_files(table)} for table in suites],
         papers={"table": papers, "exports": table_files(papers)},
@@ -76,7 +79,7 @@ def render(evidence: Evidence, pictures: Iterable[Picture] = ()) -> str:
         environments=environments(board),
         bibtex=link(exports.bibtex(board).encode(), "text/x-bibtex"),
         report_json=link(numbers(evidence).encode(), "application/json"),
-        data=script_data(evidence, names),
+        data=script_data(evidence, names) | {"tips": tips(evidence)},
         links=names.of_methods,
         anchors=names.of_cells,
         margin=wording.points(board.margin),
