@@ -1,5 +1,6 @@
 """The cells by method and task, and the names that come with them: titles, suites, families. Plain look-ups only."""
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from report.evidence.likeness import odd_cells
 
 COLOURS = 7  # in the palette of figures and page, and as many shapes
 NO_SUITE = "Other tasks"
+FULL_BITS = 32
 WHOLE = 1.01  # ratio of sizes below which a model counts as not compressed
 
 
@@ -41,14 +43,23 @@ class Suite:
     averaged: list[str]  # those of the tasks that enter the average
 
 
+@dataclass(frozen=True, order=True)
+class Budget:
+    """What a method may spend: methods of one budget compete with each other, and stand together in tables."""
+
+    order: tuple[int, int]
+    key: str  # safe in a file's name
+    title: str
+
+
 class Board:
     """Cells by method and task, methods and tasks in order of appearance.
 
-    `failed` maps (method, task) to the reason why a cell is missing.
+    `failed` maps (method, task) to the reason why a cell is missing. `margin` is a loss, in points, that counts as none.
     """
 
-    def __init__(self, cells: list[dict], failed: dict[tuple[str, str], str] | None = None):
-        self.cells, self.failed = cells, failed or {}
+    def __init__(self, cells: list[dict], failed: dict[tuple[str, str], str] | None = None, margin: float = 1.0):
+        self.cells, self.failed, self.margin = cells, failed or {}, margin
         self.odd = odd_cells(cells)
         self._cells = {(cell["request"]["method"], cell["request"]["task"]): cell for cell in cells}
         self._odd = {(odd.method, odd.task) for odd in self.odd}
@@ -61,7 +72,8 @@ class Board:
         self.partial = [cell for cell in cells if cell["ran_on"]["dataset"]["partial"]]
         self.suites = list(_suites(self.tasks, self._about_task))
         self.families = {family.name: family for family in _families(cells)}
-        self.latencies = Latencies(cells, self._full_precision(), self._odd)
+        self.full_precision = self._full_precision()
+        self.latencies = Latencies(cells, self.full_precision, self._odd)
 
     # Cells
 
@@ -97,7 +109,25 @@ class Board:
         return [task for task in (self.tasks if tasks is None else tasks) if task in self.suite(task).averaged]
 
     def main_tasks(self) -> list[str]:
-        """Return the tasks that one number can sum up: the first suite's averaged ones, or else the first task alone."""
+        """Return the tasks that one number sums up: the first suite's averaged ones, or else the first task alone.
+
+        A task on which full precision has no comparable score is left out, because no loss is known there.
+        """
+        tasks = self._main_suite()
+        known = [task for task in tasks if self.full_precision is None or self.scored(self.full_precision, task)]
+        return known or tasks
+
+    def left_out(self) -> dict[str, str]:
+        """Return why each other task of the main suite is not among the main tasks."""
+        main, suite = self.main_tasks(), self.suite(self.main_tasks()[0])
+        averaged = "full precision has no comparable score there"
+        return {
+            task: averaged if task in suite.averaged else "not averaged by its suite"
+            for task in suite.tasks
+            if task not in main
+        }
+
+    def _main_suite(self) -> list[str]:
         return next((suite.averaged for suite in self.suites if suite.averaged), self.tasks[:1])
 
     def _about_task(self, task: str) -> dict:
@@ -110,14 +140,40 @@ class Board:
         measured = [bits for cell in self.of_method(method) if (bits := cell["measured"]["bits"])]
         return {part: fmean(bits[part] for bits in measured) for part in measured[0]} if measured else None
 
+    def ratio(self, method: str, convention: str = "file") -> float | None:
+        """Return how often a model is smaller than in full precision, on the task where it is so least."""
+        sizes = [cell["measured"]["size"] for cell in self.of_method(method) if cell["measured"]["size"]]
+        return min((size[convention]["ratio"] for size in sizes), default=None)
+
+    def budget(self, method: str) -> Budget:
+        """Return the bits of a weight, or how often smaller a model is whose weights keep 32 bits."""
+        bits, ratio = self.bits(method), self.ratio(method)
+        if method == self.full_precision:
+            return Budget((0, 0), "full", "Full precision")
+        if bits is None or ratio is None:
+            return Budget((4, 0), "unknown", "Not measured")
+        if bits["weights"] < FULL_BITS:
+            whole = max(1, math.floor(bits["weights"] + 0.5))
+            return Budget((2, -whole), f"{whole}-bit", f"{whole} bit{'' if whole == 1 else 's'}")
+        if ratio < WHOLE:
+            return Budget((1, 0), "32-bit", "32 bits, as large as full precision")
+        power = math.floor(math.log2(ratio))
+        factors = f"{2**power} to {2 ** (power + 1)} times" if power else "up to 2 times"
+        return Budget((3, power), f"32-bit-{2**power}x", f"32 bits, {factors} smaller")
+
     def _full_precision(self) -> str | None:
-        """Return the first method that neither rounds nor removes anything."""
+        """Return the first method that neither rounds nor removes anything, and descends from no other."""
         for method in self.methods:
-            bits = self.bits(method)
-            sizes = [cell["measured"]["size"] for cell in self.of_method(method) if cell["measured"]["size"]]
-            if bits and set(bits.values()) == {32} and all(size["counted"]["ratio"] < WHOLE for size in sizes):
+            bits, ratio, cells = self.bits(method), self.ratio(method, "counted"), self.of_method(method)
+            alone = not any(run["ancestors"] for cell in cells for run in cell["ran_on"]["runs"])
+            if alone and bits and ratio and set(bits.values()) == {FULL_BITS} and ratio < WHOLE:
                 return method
         return None
+
+    def scored(self, method: str, task: str) -> bool:
+        """Return whether the method has a comparable score on the task."""
+        known = self.cell(method, task) is not None and self.comparable(method, task)
+        return known and bool(self.scores(method, task, self.primary))
 
     def scores(self, method: str, task: str, protocol: str) -> dict[int, float]:
         """Return the primary metric of every seed that did not diverge."""

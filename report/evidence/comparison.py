@@ -1,5 +1,10 @@
-"""The comparison of all cells: every mean, drop, interval and test of a report, computed once and then only rendered."""
+"""The comparison of all cells: every mean, loss, interval and test of a report, computed once and then only rendered.
 
+A loss is counted from full precision on the same task, whatever a method learned from. What a method lost from its own
+teacher, or from the model that it started from, is its drop, and stands beside the loss.
+"""
+
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -10,24 +15,40 @@ from report.evidence.board import Board
 from report.evidence.cores import on_all_cores
 from report.evidence.outcomes import Outcomes, unpack
 from report.evidence.statistics import Estimate
+from report.evidence.verdicts import Verdict, judge
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One method's score minus another's on the same examples, seed by seed."""
+    """One method's score minus another's, over the seeds that both have; over tasks, the mean of such differences."""
 
-    estimate: Estimate
-    p: float
-    test: str
+    value: float
     seeds: int
+    estimate: Estimate | None = None  # None where one pair of seeds, or equal ones, cannot tell the error
+    p: float | None = None
+    test: str | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        return self.estimate.interval() if self.estimate else None
 
     def reversed(self) -> "Difference":
-        return replace(self, estimate=replace(self.estimate, value=-self.estimate.value))
+        estimate = self.estimate and replace(self.estimate, value=-self.estimate.value)
+        return replace(self, value=-self.value, estimate=estimate)
+
+
+def mean_difference(differences: list[Difference]) -> Difference:
+    """Return the mean of differences on several tasks; it has an interval and a test where each of them has one."""
+    value, seeds = float(np.mean([one.value for one in differences])), min(one.seeds for one in differences)
+    if len(differences) == 1 or any(one.estimate is None for one in differences):
+        return differences[0] if len(differences) == 1 else Difference(value, seeds)
+    estimate = statistics.mean([one.estimate for one in differences])
+    return Difference(value, seeds, estimate, estimate.p, f"mean over tasks, {estimate.basis}")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The one run from which a drop is counted: the teacher, or the model that was quantized without training."""
+    """The one run from which a drop is counted: the method's own teacher, or the model that it started from."""
 
     method: str
     seed: int
@@ -67,7 +88,8 @@ class Average:
     reason: str | None
     value: float | None = None
     estimate: Estimate | None = None
-    drop: float | None = None
+    loss: Difference | None = None  # from full precision
+    drop: float | None = None  # from each cell's own teacher
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -81,10 +103,35 @@ class Evidence:
     board: Board
     scores: dict[tuple[str, str, str], Score]  # by method, task and protocol
     pairs: dict[tuple[str, str, str, str], Difference]  # by method, other method, task and protocol
+    losses: dict[tuple[str, str, str], Difference]  # from full precision, by method, task and protocol
+
+    @functools.cached_property
+    def verdicts(self) -> dict[tuple[str, str, str], Verdict]:
+        """Return the verdict on every loss; the tests of one suite under one protocol are corrected together."""
+        found = {}
+        for suite in self.board.suites:
+            for protocol in self.board.protocols:
+                losses = {
+                    place: loss for place, loss in self.losses.items() if place[1] in suite.tasks and place[2] == protocol
+                }
+                found |= judge(losses, self.board.margin)
+        return found
 
     def score(self, method: str, task: str, protocol: str | None = None) -> Score | None:
         """Return the score of a cell, by default under the primary protocol; None where there is no cell."""
         return self.scores.get((method, task, protocol or self.board.primary))
+
+    def loss(self, method: str, task: str, protocol: str | None = None) -> Difference | None:
+        """Return the points lost from full precision, negative where the method scores higher."""
+        return self.losses.get((method, task, protocol or self.board.primary))
+
+    def verdict(self, method: str, task: str, protocol: str | None = None) -> Verdict | None:
+        return self.verdicts.get((method, task, protocol or self.board.primary))
+
+    def verdicts_of_averages(self, tasks: list[str], protocol: str | None = None) -> dict[str, Verdict]:
+        """Return the verdict on the mean loss over the tasks of every method that has one, all corrected together."""
+        averages = {method: self.average(method, tasks, protocol) for method in self.board.methods}
+        return judge({method: one.loss for method, one in averages.items() if one.loss}, self.board.margin)
 
     def pair(self, method: str, other: str, task: str, protocol: str) -> Difference | None:
         """Return one method minus another, over the seeds that both have; None where the two cannot be compared."""
@@ -105,28 +152,42 @@ class Evidence:
     def average(self, method: str, tasks: Iterable[str], protocol: str | None = None) -> Average:
         """Return the method's mean over the tasks; it has one where it has a comparable score on each of them."""
         tasks = list(tasks)
-        scores = [self.score(method, task, protocol) for task in tasks]
-        if not tasks or any(score is None or score.mean is None for score in scores):
-            return Average("not all tasks")
-        if not all(self.board.comparable(method, task) for task in tasks):
-            return Average("not comparable")
+        if reason := self._incomplete(method, tasks):
+            return Average(reason)
+        scores, losses = ([get(method, task, protocol) for task in tasks] for get in (self.score, self.loss))
         drops, estimates = [score.drop for score in scores], [score.estimate for score in scores]
         return Average(
             reason=None,
             value=float(np.mean([score.mean for score in scores])),
             estimate=None if None in estimates else statistics.mean(estimates),
+            loss=None if None in losses else mean_difference(losses),
             drop=None if None in drops else float(np.mean(drops)),
         )
 
+    def _incomplete(self, method: str, tasks: list[str]) -> str | None:
+        """Return why a method has no mean over the tasks; None where it has one."""
+        if not tasks:
+            return "no task is averaged"
+        reasons = {}
+        for task in tasks:
+            status = self.status(method, task)
+            reason = status and status.partition(" (")[0]  # without the count of diverged seeds
+            if reason is None and not self.board.comparable(method, task):
+                reason = "not comparable"
+            if reason:
+                reasons.setdefault(reason, []).append(self.board.task_title(task))
+        return "; ".join(f"{reason} on {', '.join(titles)}" for reason, titles in reasons.items()) or None
 
-def compare(cells: list[dict], failed: dict[tuple[str, str], str] | None = None) -> Evidence:
-    """Compare all cells, one task on each core."""
-    board = Board(cells, failed)
-    scores, pairs = {}, {}
-    for task_scores, task_pairs in on_all_cores(lambda task: _Task(board, task).compared(), board.tasks):
+
+def compare(cells: list[dict], failed: dict[tuple[str, str], str] | None = None, margin: float = 1.0) -> Evidence:
+    """Compare all cells, one task on each core; a loss below `margin` points counts as none."""
+    board = Board(cells, failed, margin)
+    scores, pairs, losses = {}, {}, {}
+    for task_scores, task_pairs, task_losses in on_all_cores(lambda task: _Task(board, task).compared(), board.tasks):
         scores |= task_scores
         pairs |= task_pairs
-    return Evidence(board, scores, pairs)
+        losses |= task_losses
+    return Evidence(board, scores, pairs, losses)
 
 
 class _Task:
@@ -138,18 +199,24 @@ class _Task:
         self.outcomes = {method: _outcomes(cell) for method, cell in self.cells.items()}
         self.resampled = self._resampled()
 
-    def compared(self) -> tuple[dict, dict]:
-        scores, pairs = {}, {}
+    def compared(self) -> tuple[dict, dict, dict]:
+        """Return the scores, the differences of every two methods, and the losses from full precision."""
+        scores, pairs, losses = {}, {}, {}
         for protocol in self.board.protocols:
             for method in self.cells:
                 scores[method, self.task, protocol] = self._score(method, protocol)
             comparable = [method for method in self.cells if self.board.comparable(method, self.task)]
             for number, method in enumerate(comparable):
                 for other in comparable[:number]:
-                    if difference := self._pair(method, other, protocol):
-                        pairs[method, other, self.task, protocol] = difference
-                        pairs[other, method, self.task, protocol] = difference.reversed()
-        return scores, pairs
+                    if (difference := self._pair(method, other, protocol)) is None:
+                        continue
+                    differences = {(method, other): difference, (other, method): difference.reversed()}
+                    for (one, another), both in differences.items():
+                        if one == self.board.full_precision:
+                            losses[another, self.task, protocol] = both
+                        if both.estimate:
+                            pairs[one, another, self.task, protocol] = both
+        return scores, pairs, losses
 
     def _resampled(self) -> dict[tuple[str, str], dict[int, np.ndarray]]:
         """Return (method, protocol) -> seed -> the metric in each bootstrap sample."""
@@ -206,7 +273,8 @@ class _Task:
         differences = [score - reference.score for score in scores.values()]
         paired = self._kept(reference) and self._same_examples(method, reference.method)
         seeds = [(seed, reference.seed) for seed in scores]
-        return self._difference(method, reference.method, (protocol, self.board.primary), seeds, differences, paired)
+        found = self._difference(method, reference.method, (protocol, self.board.primary), seeds, differences, paired)
+        return found if found and found.estimate else None
 
     def _pair(self, method: str, other: str, protocol: str) -> Difference | None:
         scores, others = (self.board.scores(name, self.task, protocol) for name in (method, other))
@@ -229,14 +297,14 @@ class _Task:
             return None
         own, others = zip(*seeds, strict=True)
         samples = self._samples(method, protocols[0], own) - self._samples(other, protocols[1], others) if paired else None
-        estimate = statistics.estimate(differences, samples)
+        value, estimate = float(np.mean(differences)), statistics.estimate(differences, samples)
         if estimate is None:
-            return None
+            return Difference(value, len(seeds))
         if paired and len(seeds) == 1 and self.cells[method]["measured"]["metric"] == "accuracy":
             right, others_right = self._right(method, protocols[0], own[0]), self._right(other, protocols[1], others[0])
             p = statistics.mcnemar(int((right & ~others_right).sum()), int((others_right & ~right).sum()))
-            return Difference(estimate, p, "McNemar's exact test", 1)
-        return Difference(estimate, estimate.p, f"paired over {estimate.basis}", len(seeds))
+            return Difference(value, 1, estimate, p, "McNemar's exact test")
+        return Difference(value, len(seeds), estimate, estimate.p, f"paired over {estimate.basis}")
 
     def _right(self, method: str, protocol: str, seed: int) -> np.ndarray:
         outcomes = self.outcomes[method]

@@ -130,7 +130,7 @@ def test_an_odd_cell_is_named_and_the_others_are_compared(cells):
 
 
 def test_a_page_on_which_every_method_has_an_odd_cell_has_no_average(cells):
-    cells = copy.deepcopy(cells)
+    cells = [cell for cell in copy.deepcopy(cells) if cell["request"]["method"] != "fp32"]
     for number, cell in enumerate(cells):
         cell["request"]["preset"] = f"preset{number % 2}"
     page = render(compare(cells))

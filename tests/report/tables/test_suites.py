@@ -68,7 +68,7 @@ def test_averages_are_over_equal_sets_of_averaged_tasks(changed):
     assert rows["lat_2bit"].average.value is None and rows["lat_2bit"].average.drop is None
     assert [entry.status for entry in rows["lat_2bit"].entries] == [None, "not run", None]
     line = table.grid().rows[list(rows).index("lat_2bit")]
-    assert [place.text for place in line][-2:] == ["not all tasks", "none"]
+    assert [place.text for place in line][-2:] == ["not run on RTE", "none"]
 
 
 def test_tasks_that_no_suite_names_have_a_table_and_enter_no_average(changed):
@@ -209,7 +209,7 @@ def test_an_odd_cell_is_named_and_left_out_and_the_others_are_compared(changed, 
     change(cell_at(changed, "lat_2bit", "rte"))
     table, rows = rows_of(changed)
     assert f"not compared: TernaryBERT, LAT on RTE ({reason})" in table.notes
-    assert rows["lat_2bit"].average.value is None and rows["lat_2bit"].average.reason == "not comparable"
+    assert rows["lat_2bit"].average.value is None and rows["lat_2bit"].average.reason == "not comparable on RTE"
     entry = rows["lat_2bit"].entries[1]
     assert not entry.best and entry.p is None and entry.mean is not None, "shown all the same"
     assert rows["lat_2bit"].entries[0].p is not None, "its other cells are compared"
