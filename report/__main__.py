@@ -100,7 +100,8 @@ def _make_page(options: argparse.Namespace) -> None:
     from report.tables.exports import export
 
     failed = failures(options.cells, options.logs, options.ancestors) if options.logs else {}
-    evidence = compare(read_cells([path for path in options.cells if path.exists() or not options.logs]), failed)
+    cells = read_cells([path for path in options.cells if path.exists() or not options.logs])
+    evidence = compare(cells, failed, options.margin)
     texts = Texts(options.results, options.texts) if options.results else None
     pictures = list(figures.draw(evidence, options.axis, only_on_page=not options.figures))
     write_bytes(options.out, _encoded(render(evidence, pictures, texts)))

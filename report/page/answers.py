@@ -19,6 +19,8 @@ RULES = {
     "values": f"Shown: the {SHOWN} rows whose errors differ most.",
     "scores": f"Shown: the {SHOWN} rows whose scores differ most; where many differ equally, an even spread.",
 }
+NUMBERS = "Row numbers start at 0."
+AS_READ = "Texts are as the model reads them."
 
 
 def answers_view(board: Board, cell: dict, texts: Texts | None = None) -> dict | None:
@@ -31,8 +33,12 @@ def answers_view(board: Board, cell: dict, texts: Texts | None = None) -> dict |
     shown = texts.of(cell, reference, found.protocol, found.seed, rows) if texts else {}
     written = _Written(found.kind, cell)
     return {
-        "statement": _statement(found),
-        "rule": RULES[found.kind] if found.differing > len(rows) else "",
+        "statements": [
+            _statement(found),
+            *([RULES[found.kind]] if found.differing > len(rows) else []),
+            *([NUMBERS] if rows else []),
+            *([AS_READ] if shown else []),
+        ],
         "heads": [*(["True answer"] if shown or found.kind != "scores" else []), board.title(board.full_precision)],
         "has_texts": bool(shown),
         "lines": written.with_texts(found.rows, shown) if shown else written.by_answers(found.rows),
@@ -68,18 +74,19 @@ class _Written:
 
     def with_texts(self, rows: list[Row], shown: dict[int, RowTexts]) -> list[dict]:
         """Return a line for each row, with its texts."""
-        lines = []
-        for row in rows:
-            texts = shown[row.number]
-            truths = [self._answer(row.truth)] if texts.truths is None else [" / ".join(texts.truths) or NO_ANSWER]
-            answers = [*truths, *self._answers(row)]
-            if texts.truths is not None:
-                spans = [texts.reference or NO_ANSWER, texts.answer or NO_ANSWER]
-                answers = [*truths, *(f"{span} ({words})" for span, words in zip(spans, answers[1:], strict=True))]
-            first = next(iter(texts.truths or []), "")
-            columns = {name: cut(text, first) for name, text in texts.columns.items()}
-            lines.append({"answers": [cut(words) for words in answers], "rows": str(row.number), "texts": columns})
-        return lines
+        return [self._with_texts(row, shown[row.number]) for row in rows]
+
+    def _with_texts(self, row: Row, texts: RowTexts) -> dict:
+        answers, first = self._answers(row), ""
+        if texts.truths is None:
+            answers = [self._answer(row.truth), *answers]
+        else:
+            first = next(iter(texts.truths), "")
+            spans = [cut(span or NO_ANSWER) for span in (texts.reference, texts.answer)]
+            scored = [f"{span} ({points})" for span, points in zip(spans, answers, strict=True)]
+            answers = [cut(" / ".join(texts.truths) or NO_ANSWER), *scored]
+        columns = {name: cut(text, first) for name, text in texts.columns.items()}
+        return {"answers": answers, "rows": str(row.number), "texts": columns}
 
     def _answers(self, row: Row) -> list[str]:
         right = [" ✓" if self.kind == "labels" and one == row.truth else "" for one in (row.reference, row.answer)]
@@ -87,8 +94,8 @@ class _Written:
 
     def _answer(self, value: float) -> str:
         if self.kind == "labels":
-            return self.labels[int(value)] if value < len(self.labels) else f"label {int(value)}"
-        return score(value, 2) if self.kind == "values" else f"{self.metric} {score(100 * value)}"
+            return cut(self.labels[int(value)]) if value < len(self.labels) else f"label {int(value)}"
+        return score(value, 2) if self.kind == "values" else f"{self.metric}\N{NO-BREAK SPACE}{score(100 * value)}"
 
 
 def cut(text: str, around: str = "") -> str:
