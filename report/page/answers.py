@@ -92,7 +92,9 @@ class _Written:
         right = [" ✓" if self.kind == "labels" and one == row.truth else "" for one in (row.reference, row.answer)]
         return [self._answer(row.reference) + right[0], self._answer(row.answer) + right[1]]
 
-    def _answer(self, value: float) -> str:
+    def _answer(self, value: float | None) -> str:
+        if value is None:  # the true answer of a kind that only scores answers
+            return ""
         if self.kind == "labels":
             return cut(self.labels[int(value)]) if value < len(self.labels) else f"label {int(value)}"
         return score(value, 2) if self.kind == "values" else f"{self.metric}\N{NO-BREAK SPACE}{score(100 * value)}"

@@ -102,6 +102,12 @@ def test_a_span_has_answers_with_their_scores():
     ]
 
 
+def test_a_kind_that_only_scores_answers_has_no_true_answer_even_with_texts():
+    cells = cells_of("squad", "scores", None, [1.0, 0.0], [0.0, 0.0])
+    (line,) = view(cells, Invented(columns={"text": "A nurse."}))["lines"]
+    assert line["answers"] == ["", "F1\N{NO-BREAK SPACE}100.0", "F1\N{NO-BREAK SPACE}0.0"]
+
+
 def test_long_texts_are_cut_around_the_answer():
     text = "word " * 200 + "nurse" + " word" * 200
     assert cut("a  short\ntext") == "a short text"
