@@ -64,6 +64,15 @@ def signed(value: float, digits: int = 1) -> str:
     return text if value <= 0 or float(text) == 0 else f"+{text}"
 
 
+def interval(ends: tuple[float, float], digits: int = 1) -> str:
+    return f"{score(ends[0], digits)} to {score(ends[1], digits)}"
+
+
+def joined(words: list[str]) -> str:
+    """Return words as English lists them: "a", "a and b", "a, b and c"."""
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
 def probability(p: float) -> str:
     return "< 0.001" if p < 0.001 else "> 0.99" if p > 0.99 else f"= {p:.2g}" if p < 0.1 else f"= {p:.2f}"
 
@@ -99,6 +108,10 @@ def count(number: int) -> str:
 
 def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def points(number: float) -> str:
+    return f"{number:g} {'point' if number == 1 else 'points'}"
 
 
 def diverged(n: int, n_diverged: int) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from report.evidence.statistics import holm
+from report.wording import points
 
 if TYPE_CHECKING:
     from report.evidence.comparison import Difference
@@ -29,10 +30,9 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        points = f"{self.margin:g} point{'' if self.margin == 1 else 's'}"
         if self.side == "worse" and self.within:
-            return f"worse, but by less than {points}"
-        return self.side or (f"equivalent within {points}" if self.within else "")
+            return f"worse, but by less than {points(self.margin)}"
+        return self.side or (f"equivalent within {points(self.margin)}" if self.within else "")
 
     @property
     def mark(self) -> str:

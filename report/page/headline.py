@@ -1,86 +1,105 @@
-"""The page's first sentence: the main result, no stronger than the cells allow."""
+"""The page's first sentences: the best trade of size for accuracy, no stronger than the cells allow."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from statistics import fmean
 
-from report.evidence import statistics
-from report.evidence.comparison import Evidence
-from report.evidence.statistics import Estimate
-from report.tables.suites import LEVEL
-from report.wording import plural, score
+from report.evidence.comparison import Difference, Evidence
+from report.wording import interval, joined, plural, points, score
 
 SMALLER = 1.05  # times smaller than full precision: less is no compression
+NAMED = 4  # tasks of an average that a sentence names; of more it gives the number
 
 
-def headline(evidence: Evidence) -> str:
-    return _Headline(evidence).text()
+@dataclass(frozen=True)
+class Headline:
+    """The main result, what to know beside it, and the methods that it does not speak of."""
+
+    result: str
+    context: str
+    scope: str
 
 
-class _Headline:
-    """One sentence on the tasks that enter an average, or on the first task where none does."""
+def headline(evidence: Evidence, protocol: str | None = None) -> Headline:
+    """Return the opening of the page under one protocol, on the tasks that plots, picker and table sum up."""
+    return _Opening(evidence, protocol or evidence.board.primary).headline()
 
-    def __init__(self, evidence: Evidence):
-        self.evidence, self.board = evidence, evidence.board
-        self.tasks = self.board.averaged() or self.board.tasks[:1]
 
-    def text(self) -> str:
-        averages = {method: self.evidence.average(method, self.tasks) for method in self.board.methods}
-        drops = {method: average.drop for method, average in averages.items() if average.drop is not None}
-        compressed = {
-            method: drop
-            for method, drop in drops.items()
-            if self._ratio(method) >= SMALLER and not self.evidence.diverged(method, self.board.tasks)[0]
-        }
-        if compressed:
-            return self._of_compressed(compressed)
+class _Opening:
+    def __init__(self, evidence: Evidence, protocol: str):
+        self.evidence, self.board, self.protocol = evidence, evidence.board, protocol
+        self.tasks = self.board.main_tasks()
+        self.averages = {method: evidence.average(method, self.tasks, protocol) for method in self.board.methods}
+        self.losses = {method: one.loss for method, one in self.averages.items() if one.loss and not self._diverged(method)}
+        self.compressed = {method: loss for method, loss in self.losses.items() if self._ratio(method) >= SMALLER}
+
+    def headline(self) -> Headline:
+        if self.compressed:
+            return Headline(*self._best_trade(), self._scope())
+        return Headline(self._without_compression(), "", self._scope())
+
+    # With a compressed method: the smallest that loses no more than the margin, or else the one that loses least
+
+    def _best_trade(self) -> tuple[str, str]:
+        margin, losses = self.board.margin, self.compressed
+        good = [method for method in losses if losses[method].value <= margin]
+        best = max(good, key=self._ratio) if good else min(losses, key=lambda method: losses[method].value)
+        result = f"{self.board.title(best)} {self._gain(best)} and {self._change(losses[best])}."
+        if len(losses) == 1:
+            context = ""
+        elif good:
+            context = f"Of {len(losses)} compressed methods it is the smallest that loses at most {points(margin)}."
+        else:
+            context = f"None of {len(losses)} compressed methods loses at most {points(margin)}; this one loses least."
+        top = min(losses, key=lambda method: losses[method].value)
+        if top != best:
+            context += (
+                f" The most accurate is {self.board.title(top)}: it {self._gain(top)} and {self._change(losses[top])}."
+            )
+        return result, context
+
+    def _gain(self, method: str) -> str:
+        speed = self.board.latencies.speed(method, self.tasks)
+        ratio = None if isinstance(speed, str) else speed.ratio
+        faster = f" and {score(ratio, 1)}× as fast" if ratio is not None else ""
+        return f"is {score(self._ratio(method))}× smaller{faster}"
+
+    def _change(self, loss: Difference) -> str:
+        known = f"95 % CI {interval(loss.interval)}" if loss.interval else "no interval"
+        return f"{change(loss.value)} ({known}; {self._tasks()}, {seeds(loss.seeds)})"
+
+    def _tasks(self) -> str:
+        titles = [self.board.task_title(task) for task in self.tasks]
+        if len(titles) == 1:
+            return titles[0]
+        if len(titles) <= NAMED:
+            return f"mean of {joined(titles)}"
+        return f"mean of {len(titles)} {self.board.suite(self.tasks[0]).title} tasks"
+
+    # Without one
+
+    def _without_compression(self) -> str:
+        losses = {method: loss for method, loss in self.losses.items() if method != self.board.full_precision}
+        if losses:
+            best = min(losses, key=lambda method: losses[method].value)
+            full = self.board.title(self.board.full_precision)
+            return f"{self.board.title(best)} {self._change(losses[best])} against {full}."
+        drops = {method: one.drop for method, one in self.averages.items() if one.drop is not None}
         if drops:
-            return self._of_taught(drops)
+            return self._of_taught(min(drops, key=drops.get), min(drops.values()))
         return self._above_baseline(self.board.methods[0])
 
-    def _ratio(self, method: str) -> float:
-        sizes = [cell["measured"]["size"] for cell in self.board.of_method(method)]
-        return min((size["file"]["ratio"] for size in sizes if size), default=0.0)
-
-    def _of_compressed(self, drops: dict[str, float]) -> str:
-        tested = {method: estimate for method in drops if (estimate := self._tested_drop(method))}
-        corrected = dict(zip(tested, statistics.holm(estimate.p for estimate in tested.values()), strict=True))
-        by_chance = [method for method, p in corrected.items() if p >= LEVEL]
-        smallest = max(by_chance, key=self._ratio, default=None)
-        method = smallest or min(drops, key=drops.get)
-        title, change = self.board.title(method), _change(drops[method])
-        if len(drops) == 1:
-            doubt = ", which cannot be told from chance," if smallest else ""
-            result = f"{title} {change}{doubt}"
-        else:
-            claim = "is the smallest whose loss cannot be told from chance" if smallest else "does best"
-            result = f"Of {len(drops)} compressed methods, {title} {claim}: it {change}"
-        size = f"in a file {self._ratio(method):.1f} times smaller than full precision"
-        return f"{result} {self._where()}, {size}{self._caveat(method)}."
-
-    def _tested_drop(self, method: str) -> Estimate | None:
-        """Return the mean difference from the references; None where one task has no test."""
-        differences = [self.evidence.score(method, task).difference for task in self.tasks]
-        return None if None in differences else statistics.mean(difference.estimate for difference in differences)
-
-    def _of_taught(self, drops: dict[str, float]) -> str:
-        method = min(drops, key=drops.get)
-        side = "below" if drops[method] >= 0 else "above"
-        points = f"{score(abs(drops[method]))} points"
-        return f"{self.board.title(method)} ends {points} {side} its teacher {self._where()}{self._caveat(method)}."
-
-    def _where(self) -> str:
-        if len(self.tasks) > 1:
-            return f"on average over {len(self.tasks)} tasks"
-        return f"on {self.board.task_title(self.tasks[0])}"
-
-    def _caveat(self, method: str) -> str:
-        """Return the reservation that one seed cannot tell a difference from chance."""
-        return ", with one seed" if all(len(cell["request"]["seeds"]) == 1 for cell in self.board.of_method(method)) else ""
+    def _of_taught(self, method: str, drop: float) -> str:
+        teachers = [self.evidence.score(method, task, self.protocol).reference.method for task in self.tasks]
+        of = joined([self.board.title(teacher) for teacher in dict.fromkeys(teachers)])
+        side = "below" if drop >= 0 else "above"
+        return f"{self.board.title(method)} ends {score(abs(drop))} points {side} its teacher, {of} ({self._tasks()})."
 
     def _above_baseline(self, method: str) -> str:
         title, cells = self.board.title(method), self.board.of_method(method)
         gaps = []
         for cell in cells:
-            mean = self.evidence.score(method, cell["request"]["task"]).mean
+            mean = self.evidence.score(method, cell["request"]["task"], self.protocol).mean
             if mean is not None:
                 gaps.append(mean - cell["measured"]["baseline"]["metrics"][cell["measured"]["metric"]])
         if not gaps:
@@ -91,10 +110,51 @@ class _Headline:
         else:
             where = f"on all {len(cells)} tasks" if above == len(cells) else f"on {above} of {plural(len(cells), 'task')}"
         average = " on average" if len(gaps) > 1 else ""
-        return f"{title} beats the constant answer {where}, by {score(fmean(gaps))} points{average}{self._caveat(method)}."
+        return f"{title} beats the constant answer {where}, by {score(fmean(gaps))} points{average}."
+
+    # What the sentences speak of, and of what they do not
+
+    def _scope(self) -> str:
+        board, reference = self.board, self.board.full_precision
+        titles = joined([board.task_title(task) for task in self.tasks])
+        parts = [f"Averages are over {titles}." if len(self.tasks) > 1 else f"Scores are on {titles}."]
+        outside = [f"{board.task_title(task)} ({reason})" for task, reason in board.left_out().items()]
+        parts += [f"Not averaged: {', '.join(outside)}."] if outside else []
+        parts += [f"Losses are counted from {board.title(reference)}."] if reference else []
+        reasons = {}
+        for method, reason in self._left_out():
+            reasons.setdefault(reason, []).append(board.title(method))
+        left_out = [f"{joined(titles)} ({reason})" for reason, titles in reasons.items()]
+        return " ".join(parts + ([f"Not considered here: {'; '.join(left_out)}."] if left_out else []))
+
+    def _left_out(self) -> Iterator[tuple[str, str]]:
+        """Yield the methods that the best trade was not chosen from, with the reason."""
+        for method in self.board.methods:
+            if method in self.compressed or method == self.board.full_precision:
+                continue
+            if reason := self.averages[method].reason:
+                yield method, reason
+            elif self._diverged(method):
+                yield method, "a seed diverged"
+            elif method in self.losses:
+                yield method, "not smaller than full precision"
+            else:
+                yield method, "no seed in common with full precision" if self.board.full_precision else "no loss is known"
+
+    def _diverged(self, method: str) -> int:
+        return self.evidence.diverged(method, self.tasks)[0]
+
+    def _ratio(self, method: str) -> float:
+        return self.board.ratio(method) or 0.0
 
 
-def _change(drop: float) -> str:
-    if float(score(abs(drop))) == 0:
-        return "loses less than 0.1 points"
-    return f"loses {score(drop)} points" if drop >= 0 else f"gains {score(-drop)} points"
+def change(loss: float) -> str:
+    """Return a loss as a verb and points: "loses 0.8 points", "gains less than 0.1 points"."""
+    verb, size = ("loses" if loss >= 0 else "gains"), score(abs(loss))
+    if float(size) == 0:
+        return f"{verb} less than 0.1 points"
+    return f"{verb} {size} {'point' if size == '1.0' else 'points'}"
+
+
+def seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"{number} seeds"

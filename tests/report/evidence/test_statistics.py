@@ -18,6 +18,7 @@ from report.evidence.statistics import (
     student_tail,
     summarise,
 )
+from tests.fixtures.studies import answered, expected_accuracy, resampled, worlds
 
 ONCE = np.ones((1, 6), np.float32)  # the "resample" in which every example occurs once
 
@@ -151,42 +152,16 @@ def test_means_over_tasks_add_variances():
 # Simulations
 
 
-WORLDS = 1500
-
-
-def worlds(seeds: int, examples: int, seed: int = 0):
-    """Simulated accuracy studies: hard and easy examples, better and worse seeds, and what each model got right."""
-    random = np.random.default_rng(seed)
-    ease = random.normal(1.0, 1.0, (WORLDS, 1, examples))
-    skill = random.normal(0.0, 0.12, (WORLDS, seeds, 1))
-    return random, ease, skill
-
-
-def answered(random, ease, skill) -> np.ndarray:
-    return random.random(np.broadcast_shapes(ease.shape, skill.shape)) < 1 / (1 + np.exp(-(ease + skill)))
-
-
-def resampled(right: np.ndarray) -> np.ndarray:
-    """Accuracy of each model in each resample: (worlds, resamples, seeds)."""
-    flat = right.reshape(-1, right.shape[-1])
-    return replicates("f1", draws(right.shape[-1], 400), None, flat).reshape(400, *right.shape[:2]).transpose(1, 0, 2)
-
-
 @pytest.fixture(scope="module")
 def truth() -> float:
-    """Return the score of a model of average luck on endless examples, by integration over ease and skill."""
-    spread = math.hypot(1.0, 0.12)
-    grid = np.linspace(-8, 8, 4001)
-    return float(100 * np.trapezoid(stats.norm.pdf(grid) / (1 + np.exp(-(1.0 + spread * grid))), grid))
+    return expected_accuracy()
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 5])
 def test_95_of_100_intervals_hold_the_truth(seeds, truth):
     random, ease, skill = worlds(seeds, 300)
     if seeds == 1:  # one seed tells only of its own model
-        skill = np.zeros_like(skill)
-        grid = np.linspace(-8, 8, 4001)
-        truth = float(100 * np.trapezoid(stats.norm.pdf(grid) / (1 + np.exp(-(1.0 + grid))), grid))
+        skill, truth = np.zeros_like(skill), expected_accuracy(luck=0.0)
     right = answered(random, ease, skill)
     scores = 100 * right.mean(2)
     found = [estimate(score, again).interval() for score, again in zip(scores, resampled(right), strict=True)]

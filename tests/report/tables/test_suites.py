@@ -120,7 +120,9 @@ def test_a_method_that_routes_tokens_counts_as_large_as_its_file(changed):
     evidence = compare(changed)
     for axis in ("paper", "counted", "file"):
         assert cloud(evidence, ["rte"], AXES[axis]).points[-1].method == "twn_2bit", "the largest of all"
-    assert rows["twn_2bit"].title not in headline(evidence), "it is no compressed method"
+    opening = headline(evidence)
+    assert rows["twn_2bit"].title not in opening.result + opening.context, "it is no compressed method"
+    assert "not smaller than full precision" in opening.scope
     page = render(evidence)
     assert f"{rows['twn_2bit'].title} reads 66,987,264 of its 109,565,184 parameters for a token. The sizes" in page
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
