@@ -37,7 +37,7 @@ def answers_view(board: Board, cell: dict, texts: Texts | None = None) -> dict |
             _statement(found),
             *([RULES[found.kind]] if found.differing > len(rows) else []),
             *([NUMBERS] if rows else []),
-            *([AS_READ] if shown else []),
+            *([AS_READ] if shown and found.kind != "scores" else []),  # passages are shown as they are
         ],
         "heads": [*(["True answer"] if shown or found.kind != "scores" else []), board.title(board.full_precision)],
         "has_texts": bool(shown),
@@ -96,7 +96,7 @@ class _Written:
         if value is None:  # the true answer of a kind that only scores answers
             return ""
         if self.kind == "labels":
-            return cut(self.labels[int(value)]) if value < len(self.labels) else f"label {int(value)}"
+            return cut(self.labels[int(value)].replace("_", " ")) if value < len(self.labels) else f"label {int(value)}"
         return score(value, 2) if self.kind == "values" else f"{self.metric}\N{NO-BREAK SPACE}{score(100 * value)}"
 
 
