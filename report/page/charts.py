@@ -129,24 +129,24 @@ def draw_bits(chart: BitLines) -> dict:
 STRIP = Frame(left=4, right=256, top=4, bottom=18)
 
 
-def draw_strips(evidence: Evidence, task: str) -> dict:
-    """Return a line of dots for each method on a common axis, with rules for the reference and the constant answer."""
+def draw_strips(evidence: Evidence, task: str, protocol: str) -> dict:
+    """Return a line of dots for each method on a common axis, with rules for full precision and the constant answer."""
     board, rows = evidence.board, {}
-    cells = [cell for cell in board.of_task(task) if board.scores(cell["request"]["method"], task, board.primary)]
+    cells = [cell for cell in board.of_task(task) if board.scores(cell["request"]["method"], task, protocol)]
     measured = board.of_task(task)[0]["measured"]
     baseline = measured["baseline"]["metrics"][measured["metric"]]
     for cell in cells:
         method = cell["request"]["method"]
-        rows[method] = (list(board.scores(method, task, board.primary).values()), evidence.score(method, task).interval)
+        interval = evidence.score(method, task, protocol).interval
+        rows[method] = (list(board.scores(method, task, protocol).values()), interval)
     values = [value for scores, interval in rows.values() for value in (*scores, *(interval or ()))]
     ticks = round_ticks([*values, baseline])
 
     def x(value: float) -> str:
         return STRIP.x((value - ticks[0]) / (ticks[-1] - ticks[0]))
 
-    references = [evidence.score(method, task).reference for method in rows]
-    references = {reference.score for reference in references if reference}
-    reference = references.pop() if len(references) == 1 else None
+    full = board.full_precision
+    reference = evidence.score(full, task, protocol).mean if full in rows else None
     return {
         "ticks": [{"at": x(tick), "text": _tick(tick)} for tick in (ticks[0], ticks[-1])],
         "baseline": x(baseline),

@@ -36,6 +36,7 @@ from report.wording import count
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 SECTIONS = {
     "plot": "Quality and size",
+    "picker": "Choose",
     "reading": "How to read",
     "results": "Results",
     "papers": "Paper against ours",
@@ -53,7 +54,6 @@ def render(evidence: Evidence, pictures: Iterable[Picture] = (), texts: Texts | 
     board, names = evidence.board, Names(evidence.board)
     suites, papers, shown_axes = tables(evidence), paper_table(evidence), axes(board)
     shown = [picture_files(picture) for picture in pictures if picture.caption]
-    entries = {(table.protocol, entry.method, entry.task): entry for table in suites for entry in table.entries}
     return page(
         "page.html",
         board=board,
@@ -68,11 +68,9 @@ def render(evidence: Evidence, pictures: Iterable[Picture] = (), texts: Texts | 
         speeds=board.latencies.notes(board.title),
         tables=[{"table": table, "exports": table_files(table)} for table in suites],
         papers={"table": papers, "exports": table_files(papers)},
-        tasks=[task_view(evidence, names, task, shown_axes, entries) for task in board.tasks],
+        tasks=[task_view(evidence, names, task) for task in board.tasks],
         methods=[method_view(evidence, names, method) for method in board.methods if board.of_method(method)],
-        cells=[
-            cell_view(evidence, names, cell, entries, texts) for method in board.methods for cell in board.of_method(method)
-        ],
+        cells=[cell_view(evidence, names, cell, texts) for method in board.methods for cell in board.of_method(method)],
         bit_charts=[draw_bits(chart) for chart in drops_by_bits(evidence)],
         pictures=shown,
         checklist=checklist(evidence),
@@ -105,7 +103,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = "score signed mebibytes mib count metric_title milliseconds probability active"
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
+    filters = "score signed mebibytes mib count metric_title milliseconds probability active plural joined"
     environment.filters |= {name: getattr(wording, name) for name in filters.split()}
     return environment
 

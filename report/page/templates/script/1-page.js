@@ -2,6 +2,7 @@
 // The page holds everything: the scripts sort, filter, highlight, open and compare it. Text is inserted as text only.
 document.documentElement.classList.add("js");
 const DATA = JSON.parse(document.getElementById("data").textContent);
+const METHODS = new Map(DATA.methods.map((method) => [method.name, method]));
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 const byId = (id) => document.getElementById(id);
 
@@ -17,6 +18,8 @@ function written(number, digits = 1) {
   return (Number(text) !== 0 && number < 0 ? "\u2212" : "") + text;
 }
 const signed = (number) => (written(number) !== "0.0" && number > 0 ? "+" : "") + written(number);
+const plural = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+const protocol = () => document.querySelector("input[name=protocol]:checked").value; // "primary" or "other"
 
 // Theme: the system's until the reader chooses; the choice is remembered where the browser allows it.
 const theme = byId("theme");
@@ -25,7 +28,6 @@ const store = { get: () => { try { return localStorage.getItem("theme"); } catch
 function showTheme(name) {
   document.documentElement.dataset.theme = name;
   theme.setAttribute("aria-pressed", String(name === "dark"));
-  theme.textContent = name === "dark" ? "Light" : "Dark";
 }
 showTheme(store.get() || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
 theme.addEventListener("click", () => {
@@ -35,10 +37,10 @@ theme.addEventListener("click", () => {
 
 // Pointing at a method anywhere, by pointer or by keyboard, lights it up everywhere.
 const tip = byId("tip");
-function light(number) {
+function light(name) {
   all(".lit").forEach((one) => one.classList.remove("lit"));
-  document.body.classList.toggle("dim", number !== null);
-  if (number !== null) all(`tr[data-m="${number}"], .point[data-m="${number}"]`).forEach((one) => one.classList.add("lit"));
+  document.body.classList.toggle("dim", name !== null);
+  if (name !== null) all("tr[data-m], .point").forEach((one) => one.classList.toggle("lit", one.dataset.m === name));
 }
 function pointAt(event) {
   const target = event.target.closest?.(".point, tbody tr[data-m], .front li");
