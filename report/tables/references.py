@@ -8,6 +8,7 @@ import yaml
 
 from report.evidence.board import Board
 from report.tables.latex import latex
+from report.tables.published import citations
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCES = Path(__file__).resolve().parent / "references.bib"
@@ -21,8 +22,8 @@ def citation_keys(paper: str | None) -> list[str]:
 
 
 def bibtex(board: Board) -> str:
-    """Return the benchmark itself, its data sets (entries with the keyword `benchmark`), and the paper of every method."""
-    papers = sorted({cell["about"]["method"]["paper"] for cell in board.cells})
+    """Return the benchmark itself, its data sets (entries with the keyword `benchmark`), and every paper that is cited."""
+    papers = sorted({cell["about"]["method"]["paper"] for cell in board.cells} | citations(board.methods))
     titles = {number: paper for paper in reversed(papers) for number in _arxiv_numbers(paper)}
     chosen = [entry for entry in _entries() if titles.keys() & set(_eprints(entry)) or "keywords = {benchmark}" in entry]
     unknown = [

@@ -11,10 +11,10 @@ import pytest
 
 from report.evidence.comparison import compare
 from report.evidence.statistics import holm
-from report.page.charts import log_ticks, round_ticks
 from report.page.data import pairs
 from report.page.headline import headline
 from report.page.page import render
+from report.ticks import log_ticks, round_ticks
 from report.wording import bits, probability, score, signed
 from tests.fixtures import cells as fixture
 from tests.fixtures.cells import cell_at
@@ -157,7 +157,7 @@ def test_an_unknown_family_and_an_unknown_task_show_up_everywhere(cells):
     text = " ".join(Reader(page).text.split())
     assert "newcomer" in text, "in the legend"
     assert "Other tasks" in text and "My task" in text
-    assert "Mean of CoLA, QQP, for the methods that have them all." in text
+    assert "Mean score on CoLA, QQP, for the methods that have all of them." in text
     row = next(row for row in Reader(page).rows if row[0].startswith("Binary weights bwn_1bit"))
     assert row[14].split()[0] == score(compare(cells).average("bwn_1bit", ["cola", "qqp"]).value)
 
@@ -168,7 +168,7 @@ def test_a_page_of_own_tasks_alone_has_a_headline_and_a_plot(cells):
         cell["about"]["task"] |= {"title": "My task", "suite": None, "averaged": False}
     evidence = compare(cells)
     assert "My task" in headline(evidence).result
-    assert "My task. Bars are 95 % intervals." in " ".join(Reader(render(evidence)).text.split())
+    assert "Score on My task. Bars are 95 % confidence intervals." in " ".join(Reader(render(evidence)).text.split())
 
 
 def test_the_pairs_of_a_task_are_corrected_and_antisymmetric(cells):
