@@ -178,7 +178,7 @@ def _notes(board: Board, tasks: list[str], averaged: list[str], rows: list[Row],
         yield _note_on_average(board, tasks, averaged)
     unless = ", where no other n is given" if any(entry.odd_n for entry in entries) else ""
     if usual_n:
-        over = f"mean ± standard deviation over n = {usual_n} seeds" if usual_n > 1 else "n = 1 seed, so no deviation"
+        over = f"mean ± standard deviation over n = {usual_n} seeds" if usual_n > 1 else "one seed (n = 1), so no deviation"
         yield over + unless
     if any(isinstance(row.speed, Speed) for row in rows):
         yield from (note[0].lower() + note[1:].removesuffix(".") for note in board.latencies.notes(board.title))
