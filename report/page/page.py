@@ -16,6 +16,7 @@ from report import wording
 from report.evidence.board import Board
 from report.evidence.comparison import Evidence
 from report.evidence.points import axes, drops_by_bits
+from report.evidence.texts import Texts
 from report.figures import Picture
 from report.page.cells import cell_view
 from report.page.charts import draw_bits
@@ -49,8 +50,8 @@ SECTIONS = {
 }
 
 
-def render(evidence: Evidence, pictures: Iterable[Picture] = ()) -> str:
-    """Return the page; `pictures` are the figures that it shows besides its own charts."""
+def render(evidence: Evidence, pictures: Iterable[Picture] = (), texts: Texts | None = None) -> str:
+    """Return the page; `pictures` are the figures that it shows besides its own charts, `texts` those that may be shown."""
     board, names = evidence.board, Names(evidence.board)
     suites, papers, shown_axes = tables(evidence), paper_table(evidence), axes(board)
     shown = [picture_files(picture) for picture in pictures if picture.caption]
@@ -72,7 +73,7 @@ def render(evidence: Evidence, pictures: Iterable[Picture] = ()) -> str:
         papers={"table": papers, "exports": table_files(papers)},
         tasks=[task_view(evidence, names, task) for task in board.tasks],
         methods=[method_view(evidence, names, method) for method in board.methods if board.of_method(method)],
-        cells=[cell_view(evidence, names, cell) for method in board.methods for cell in board.of_method(method)],
+        cells=[cell_view(evidence, names, cell, texts) for method in board.methods for cell in board.of_method(method)],
         bit_charts=[draw_bits(chart) for chart in drops_by_bits(evidence)],
         pictures=shown,
         checklist=checklist(evidence),

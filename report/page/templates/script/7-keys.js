@@ -7,7 +7,7 @@ function group(items) {
   if (items.length < 2) return;
   groups.push(items);
   items.forEach((item) => {
-    item.addEventListener("focus", () => items.forEach((one) => { one.tabIndex = one === item ? 0 : -1; }));
+    item.addEventListener("focus", () => stopAt(items, item));
     item.addEventListener("keydown", (event) => {
       const shown = items.filter(focusable), at = shown.indexOf(item);
       const next = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: shown.length - 1 }[event.key];
@@ -18,15 +18,18 @@ function group(items) {
   });
 }
 
-function chooseStops() {
-  for (const items of groups) {
-    const stop = items.find((item) => item.tabIndex === 0 && item.checkVisibility()) || items.find((item) => item.checkVisibility());
-    items.forEach((item) => { item.tabIndex = item === stop ? 0 : -1; });
-  }
+const stopAt = (items, stop) => items.forEach((item) => {
+  const wanted = item === stop ? 0 : -1;
+  if (item.tabIndex !== wanted) item.tabIndex = wanted;
+});
+function chooseStops() { // reads everything before it writes anything: a write between two reads lays the page out anew
+  const shown = (item) => item.checkVisibility();
+  const stops = groups.map((items) => items.find((item) => item.tabIndex === 0 && shown(item)) || items.find(shown));
+  groups.forEach((items, i) => stopAt(items, stops[i]));
 }
 
 // A table is a grid: its heads are one stop, the name in each row another, and the arrow keys reach all the rest.
-const inTable = "thead button, tbody a, tbody button";
+const inTable = "thead button, tbody a, tbody button, tfoot a";
 function moveInTable(event) {
   const table = event.currentTarget, cell = event.target.closest("th, td");
   if (!cell || !event.target.matches(inTable) || event.altKey || event.ctrlKey || event.metaKey) return;
@@ -48,7 +51,7 @@ function moveInTable(event) {
 
 all("table.board").forEach((table) => {
   group(all("thead button", table));
-  all("tbody tr", table).forEach((row) => all("a, button", row).forEach((link) => { link.tabIndex = link.closest(".name") ? 0 : -1; }));
+  all("tbody tr, tfoot tr", table).forEach((row) => all("a, button", row).forEach((link) => { link.tabIndex = link.closest(".name") ? 0 : -1; }));
   table.addEventListener("keydown", moveInTable, { capture: true });
   table.closest(".scroll")?.removeAttribute("tabindex"); // its links scroll it
 });
