@@ -77,9 +77,9 @@ def test_it_opens_whole_at_both_widths_with_and_without_script(opened, width, sc
     if not script:
         assert browser.evaluate("[...document.querySelectorAll('.js-only')].every(one => !one.checkVisibility())")
         assert "Choosing by limits needs JavaScript" in texts(browser, "#picker ~ noscript")[0]
-        click(browser, "#axis-file")  # the choices are style, not script
-        assert browser.evaluate("document.querySelector('.plot .axis-file').checkVisibility()")
-        assert not browser.evaluate("document.querySelector('.plot .axis-paper').checkVisibility()")
+        click(browser, "#axis-paper")  # the choices are style, not script
+        assert browser.evaluate("document.querySelector('.plot .axis-paper').checkVisibility()")
+        assert not browser.evaluate("document.querySelector('.plot .axis-file').checkVisibility()")
         click(browser, "#protocol-other")
         assert browser.evaluate("document.querySelector('.p-other').checkVisibility()")
         assert not browser.evaluate("document.querySelector('.p-primary').checkVisibility()")
@@ -174,8 +174,8 @@ def test_words_sort_last_in_both_directions(opened):
 
 def test_filter_keeps_what_matches_everywhere(opened):
     browser = opened()
-    front = texts(browser, ".axis-paper .front li")
-    points = ".plot .axis-paper .point"
+    front = texts(browser, ".axis-file .front li")
+    points = ".plot .p-primary .axis-file .range-close .wide .point"
     type_into(browser, "#filter", "kdlsq 4-4")
     assert column(browser, "glue", 1) == ["KDLSQ-BERT, 4 bits"] == column(browser, "task-rte", 1)
     assert texts(browser, "#shown") == ["1 of 7 methods"]
@@ -183,17 +183,15 @@ def test_filter_keeps_what_matches_everywhere(opened):
     assert browser.evaluate(visible) == ["lsq_4bit"], "points of the plot too"
     assert texts(browser, ".picked") == ["KDLSQ-BERT, 4 bits"]
     assert len(texts(browser, "details.cell")) == len(TASKS)
-    numbers = browser.evaluate("all('.axis-paper .front li').map(one => one.value)")
-    assert numbers == list(range(1, len(front) + 1)), "what is left keeps its number"
     type_into(browser, "#filter", "")
-    assert len(column(browser, "glue", 1)) == len(METHODS) and texts(browser, ".axis-paper .front li") == front
+    assert len(column(browser, "glue", 1)) == len(METHODS) and texts(browser, ".axis-file .front li") == front
     assert browser.evaluate(visible.replace("map(one => one.dataset.m)", "length")) == len(METHODS)
 
 
 def test_plot_and_table_light_up_together(opened):
     browser = opened()
     same = "[data-m='lat_2bit']"
-    browser.evaluate(f'document.querySelector(".plot .axis-paper .point{same}").focus()')
+    browser.evaluate(f'document.querySelector(".plot .p-primary .axis-file .range-close .wide .point{same}").focus()')
     assert browser.evaluate(f'document.querySelector("table[data-name=glue] tr{same}").classList.contains("lit")')
     assert "TernaryBERT, LAT" in texts(browser, "#tip")[0]
     browser.press("Escape")
@@ -274,9 +272,9 @@ def test_plain_links_and_deep_links_restore_what_was_shown(opened):
     assert becomes_true(browser, "!drawer.open && location.hash === ''")
     browser.evaluate("location.hash = '#lsq_4bit_rte'")
     assert becomes_true(browser, "drawer.open"), "typed into the address"
-    address = "#sort=glue.cola.asc&protocol=other&axis=file&size=30&view=loss&filter=bit&against=lat_2bit"
+    address = "#sort=glue.cola.asc&protocol=other&axis=paper&size=30&view=loss&filter=bit&against=lat_2bit"
     browser = opened(address)
-    assert browser.evaluate("document.querySelector('.plot .axis-file').checkVisibility()")
+    assert browser.evaluate("document.querySelector('.plot .p-other .axis-paper').checkVisibility()")
     assert browser.evaluate("document.querySelector('.p-other').checkVisibility()")
     assert browser.evaluate("filter.value + against.value") == "bitlat_2bit"
     assert "from TernaryBERT, LAT" in texts(browser, ".against-name")[0]
@@ -414,7 +412,7 @@ def test_tables_and_plots_are_few_tab_stops(opened):
     browser = opened()
     of_table = f"{STOPS}.filter(one => one.closest('table[data-name=glue]')).length"
     assert browser.evaluate(of_table) == 1 + len(METHODS), "the heads, and the name in each row"
-    in_plot = f"{STOPS}.filter(one => one.closest('.plot .axis-paper svg')).length"
+    in_plot = f"{STOPS}.filter(one => one.closest('.plot .range-close .wide')).length"
     assert browser.evaluate(in_plot) == 1
     assert browser.evaluate(f"{STOPS}.filter(one => one.closest('details.cell')).length") == 1
     rows = browser.evaluate("all('table.board tbody th a').filter(one => one.checkVisibility()).length")
@@ -445,7 +443,7 @@ def test_arrow_keys_move_in_tables_and_plots(opened):
     assert focused("closest('th').cellIndex") == 1 and focused("tabIndex") == 0
     browser.press("ArrowDown")
     assert focused("closest('tbody') !== null")
-    points = "all('.plot .axis-paper .point')"
+    points = "all('.plot .p-primary .axis-file .range-close .wide .point')"
     browser.evaluate(f"{points}[0].focus()")
     browser.press("ArrowRight")
     assert browser.evaluate(f"{points}.indexOf(document.activeElement)") == 1
