@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 from report import wording
 from report.evidence.comparison import Evidence
+from report.evidence.texts import Texts
 from report.page import latency
+from report.page.answers import answers_view
 from report.page.charts import curves
 from report.page.names import Names
 from report.wording import (
@@ -22,7 +24,7 @@ from report.wording import (
 SHOWN_METRICS = 4  # SQuAD 2.0 has ten; the others are in the cell's own file
 
 
-def cell_view(evidence: Evidence, names: Names, cell: dict) -> dict:
+def cell_view(evidence: Evidence, names: Names, cell: dict, texts: Texts | None = None) -> dict:
     method, task = cell["request"]["method"], cell["request"]["task"]
     main = evidence.score(method, task, cell["request"]["primary"]).summary
     resumed = sum(of_run["machine"]["resumed"] for of_run in cell["ran_on"]["volatile"]["machines"])
@@ -37,6 +39,7 @@ def cell_view(evidence: Evidence, names: Names, cell: dict) -> dict:
         "diverged": wording.diverged(main["n"], main["n_diverged"]),
         "statements": list(_statements(evidence, cell)),
         "charts": curves(cell),
+        "answers": answers_view(evidence.board, cell, texts),
         "partial": partial_note(cell),
         "augmentation": augmentation(cell),
         "speed": list(latency.facts(evidence.board, cell)),

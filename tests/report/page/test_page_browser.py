@@ -274,7 +274,7 @@ def test_plain_links_and_deep_links_restore_what_was_shown(opened):
     assert becomes_true(browser, "!drawer.open && location.hash === ''")
     browser.evaluate("location.hash = '#lsq_4bit_rte'")
     assert becomes_true(browser, "drawer.open"), "typed into the address"
-    address = "#sort=glue.cola.asc&protocol=other&axis=file&size=30&view=drop&filter=bit&against=lat_2bit"
+    address = "#sort=glue.cola.asc&protocol=other&axis=file&size=30&view=loss&filter=bit&against=lat_2bit"
     browser = opened(address)
     assert browser.evaluate("document.querySelector('.plot .axis-file').checkVisibility()")
     assert browser.evaluate("document.querySelector('.p-other').checkVisibility()")
@@ -431,7 +431,8 @@ def test_arrow_keys_move_in_tables_and_plots(opened):
         return browser.evaluate(f"document.activeElement.{what}")
 
     browser.evaluate("document.querySelector('table[data-name=glue] tr[data-m=lat_2bit] a').focus()")
-    browser.press("ArrowRight")
+    for _ in range(5):  # bits, size, ratio, time, score
+        browser.press("ArrowRight")
     assert focused("hash") == "#lat_2bit_cola"
     browser.press("End")
     last = focused("closest('td').cellIndex")

@@ -35,28 +35,6 @@ theme.addEventListener("click", () => {
   store.set(document.documentElement.dataset.theme);
 });
 
-// Pointing at a method anywhere, by pointer or by keyboard, lights it up everywhere.
-const tip = byId("tip");
-function light(name) {
-  all(".lit").forEach((one) => one.classList.remove("lit"));
-  document.body.classList.toggle("dim", name !== null);
-  if (name !== null) all("tr[data-m], .point").forEach((one) => one.classList.toggle("lit", one.dataset.m === name));
-}
-function pointAt(event) {
-  const target = event.target.closest?.(".point, tbody tr[data-m], .front li");
-  light(target ? target.dataset.m : null);
-  tip.hidden = !target?.classList.contains("point");
-  if (tip.hidden) return;
-  tip.textContent = target.getAttribute("aria-label");
-  const box = target.querySelector("use").getBoundingClientRect();
-  const left = Math.min(box.right + 10, innerWidth - tip.offsetWidth - 8);
-  tip.style.left = `${Math.max(8, left)}px`;
-  tip.style.top = `${Math.max(8, box.top - tip.offsetHeight - 6)}px`;
-}
-for (const name of ["mouseover", "focusin"]) document.addEventListener(name, pointAt);
-document.addEventListener("focusout", () => { light(null); tip.hidden = true; });
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
-
 // Copying
 async function copy(button, text) {
   const label = button.textContent;

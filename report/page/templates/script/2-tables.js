@@ -24,8 +24,8 @@ function placeCells(rows) {
 function sortValue(row, column) {
   const cell = [...row.cells].find((one) => columnOf.get(one) === column);
   if (!cell) return null; // covered by a cell that begins further left
-  const value = byId("view-drop")?.checked && cell.dataset.d !== undefined ? cell.dataset.d : cell.dataset.v;
-  if (value !== undefined) return Number(value);
+  const value = cell.dataset[document.querySelector("input[name=view]:checked").value] ?? cell.dataset.v; // what this view shows
+  if (value !== undefined) return value === "" ? null : Number(value);
   return cell.matches(".words") || cell.querySelector(".words") ? null : cell.textContent.trim() || null;
 }
 

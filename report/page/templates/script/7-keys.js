@@ -29,7 +29,7 @@ function chooseStops() { // reads everything before it writes anything: a write 
 }
 
 // A table is a grid: its heads are one stop, the name in each row another, and the arrow keys reach all the rest.
-const inTable = "thead button, tbody a, tbody button";
+const inTable = "thead button, tbody a, tbody button, tfoot a";
 function moveInTable(event) {
   const table = event.currentTarget, cell = event.target.closest("th, td");
   if (!cell || !event.target.matches(inTable) || event.altKey || event.ctrlKey || event.metaKey) return;
@@ -51,7 +51,7 @@ function moveInTable(event) {
 
 all("table.board").forEach((table) => {
   group(all("thead button", table));
-  all("tbody tr", table).forEach((row) => all("a, button", row).forEach((link) => { link.tabIndex = link.closest(".name") ? 0 : -1; }));
+  all("tbody tr, tfoot tr", table).forEach((row) => all("a, button", row).forEach((link) => { link.tabIndex = link.closest(".name") ? 0 : -1; }));
   table.addEventListener("keydown", moveInTable, { capture: true });
   table.closest(".scroll")?.removeAttribute("tabindex"); // its links scroll it
 });
