@@ -25,7 +25,7 @@ def _listed(out: Path, path: Path) -> dict:
         "link": urllib.parse.quote(Path(os.path.relpath(path, out.parent)).as_posix()),
         "preset": facts.get("benchmark-preset") or path.parent.name,
         "headline": facts.get("description", ""),
-        "cells": f"{plural(int(cells), 'cell')}: results of one method on one task each" if cells.isdecimal() else "",
+        "cells": plural(int(cells), "cell") if cells.isdecimal() else "an unknown number of cells",
     }
 
 
