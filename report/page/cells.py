@@ -75,12 +75,14 @@ def _losses(evidence: Evidence, method: str, task: str, protocol: str) -> Iterat
     """Yield the loss from full precision, and the drop from another teacher, as sentences."""
     board, scored = evidence.board, evidence.score(method, task, protocol)
     if loss := evidence.loss(method, task, protocol):
-        text = f"It {_change(loss.value)} {board.title(board.full_precision)}"
-        text += f" (95 % interval of the loss {interval(loss.interval, 2)})" if loss.interval else ""
-        if verdict := evidence.verdict(method, task, protocol):
-            text += f": {verdict.text}" if verdict.text else ""
-            text += "" if verdict.p is None else f" (p {probability(verdict.p)} after Holm’s correction, {loss.test})"
-        yield f"{text}."
+        verdict = evidence.verdict(method, task, protocol)
+        known = [f"95 % interval of the loss {interval(loss.interval, 2)}"] if loss.interval else []
+        if verdict and verdict.p is not None:
+            known.append(f"p {probability(verdict.p)} after Holm’s correction, {loss.test}")
+        details = f" ({'; '.join(known)})" if known else ""
+        yield f"It {_change(loss.value)} {board.title(board.full_precision)}{details}."
+        if verdict and verdict.text:
+            yield f"Verdict: {verdict.text}."
     reference = scored.reference
     if scored.drop is not None and (reference.method != board.full_precision or loss is None):
         yield f"It {_change(scored.drop)} its own teacher, {board.title(reference.method)}, seed {reference.seed}."

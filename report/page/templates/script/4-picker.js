@@ -9,7 +9,6 @@ function limitOf(name) {
 
 // Each way to fail: its title in the list, and the reason, or null where the method passes.
 const failures = [
-  ["Cannot be compared", (choice) => choice.why || null],
   ["Too large", ({ mib }) => exceeds(mib, limitOf("size"), (text, limit) => `${text} MiB is above ${limit}`, "size not measured")],
   ["Loses too much", ({ lost }) => exceeds(lost, limitOf("drop"), (text, limit) => `loses ${text} points, more than ${limit}`, "loss from full precision unknown")],
   ["Too slow", ({ ms, slow }) => exceeds(ms, limitOf("latency"), (text, limit) => `${text} ms is above ${limit}`, slow)],
@@ -35,7 +34,8 @@ function pick() {
   const considered = DATA.methods.filter((method) => hit(method.name)).map((method) => ({ method, choice: method.choices[protocol()][scope] }));
   const fits = [], failed = new Map();
   for (const one of considered) {
-    const reasons = failures.map(([title, fails]) => [title, fails(one.choice)]).filter(([, reason]) => reason);
+    const reasons = one.choice.why ? [["No comparable score", one.choice.why]]
+      : failures.map(([title, fails]) => [title, fails(one.choice)]).filter(([, reason]) => reason);
     if (!reasons.length) { fits.push(one); continue; }
     const title = reasons.map(([name]) => name).join(", ").toLowerCase();
     failed.set(title, [...(failed.get(title) || []), { ...one, reason: [...new Set(reasons.map(([, reason]) => reason))].join("; ") }]);
