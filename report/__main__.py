@@ -9,11 +9,10 @@ from pathlib import Path
 from methods.common.errors import UserError, explain
 from methods.common.terminal import plain
 
-
 VERIFY = (
-    "Make a cell of the reference again, in a folder of its own, with the reference's configuration and seeds; say whether its "
-    "mean lies where 95 % of the means of as many new seeds lie. Exit code 0: it does, or the numbers are the same; 1: it does "
-    "not. ARTIFACT.md states the rule."
+    "Make a cell of the reference again, in a folder of its own, with the reference's configuration and seeds; say whether "
+    "its mean lies where 95 % of the means of as many new seeds lie. Exit code 0: it does, or the numbers are the same; "
+    "1: it does not. ARTIFACT.md states the rule."
 )
 
 

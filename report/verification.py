@@ -1,10 +1,10 @@
 """Verification: a cell is made again in a folder of its own, and compared with the cell of the same name in the reference.
 
-The rule. Let the reference have n seeds with mean score m and standard deviation s, and the new cell k seeds. The new cell lands
-if its mean lies within m +- t * s * sqrt(1/n + 1/k), where t is the 97.5 % quantile of Student's distribution with n - 1 degrees
-of freedom: the interval in which 95 % of the means of k new seeds lie (Student's prediction interval). A reference of one
-seed, or of seeds that all score the same, does not say how far seeds scatter. The interval is then that of the dev set:
-1.96 standard errors of the score over other dev sets of this size, from a bootstrap over its examples. It is wider.
+The rule. Let the reference have n seeds with mean score m and standard deviation s, and the new cell k seeds. The new cell
+lands if its mean lies within m +- t * s * sqrt(1/n + 1/k), where t is the 97.5 % quantile of Student's distribution with
+n - 1 degrees of freedom: the interval in which 95 % of the means of k new seeds lie (Student's prediction interval). A
+reference of one seed, or of seeds that all score the same, does not say how far seeds scatter. The interval is then that of
+the dev set: 1.96 standard errors of the score over other dev sets of this size, from a bootstrap over its examples.
 """
 
 import math
@@ -88,7 +88,9 @@ def compare(reference: dict, cell: dict) -> Verdict:
     lines = [title, f"  reference: {_summary(reference)}", f"  here:      {_summary(cell)}", *_differences(reference, cell)]
     if old["n"] == 0 or new["n"] == 0:
         lands = old["n"] == new["n"]
-        return Verdict(lands, [*lines, _outcome(lands, "every seed diverged, as in the reference" if lands else "seeds diverged")])
+        return Verdict(
+            lands, [*lines, _outcome(lands, "every seed diverged, as in the reference" if lands else "seeds diverged")]
+        )
     if _numbers(reference) == _numbers(cell):
         return Verdict(True, [*lines, "The same numbers: every seed has the reference's scores, digit for digit."])
     if new["n_diverged"] and not old["n_diverged"]:

@@ -1,4 +1,4 @@
-"""The plan: what each run of a configuration does, times what that costs. Shared ancestors are made once, and counted once."""
+"""The plan: what each run of a configuration does, times what that costs. Shared ancestors are counted once."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ SHAPES = {
 GENERATED_WORDS = 2000  # about as many as the vocabulary of the generated texts has
 LATENCY_SIZES = 2  # batch sizes whose latency is measured
 PRETRAINING_WIDTH = 24  # tokens of a generated text that a base is pre-trained on, padded
-# A step that would need more arithmetic than this is timed with fewer rows, and extrapolated: on a CPU it takes about a second.
+# A step of more arithmetic than this is timed with fewer rows, and extrapolated: on a CPU it takes about a second.
 WORK = {"cpu": 4e9, "cuda": math.inf}  # tokens x layers x width x width
 BUSY = 0.3  # cores that other processes may use before the plan says that they disturb it
 
@@ -207,7 +207,9 @@ def base_shape(catalogue, folder: Path) -> dict:
 def shapes_for(config: dict, rows: Iterable[TaskRows], batch: int, device: str) -> Shapes:
     """Return the batches to time: usual rows of the median task, and some of the widest."""
     widths = sorted(one.width(batch) for one in rows)
-    usual, widest = (min(length for length in BUCKETS if length >= width) for width in (widths[len(widths) // 2], widths[-1]))
+    usual, widest = (
+        min(length for length in BUCKETS if length >= width) for width in (widths[len(widths) // 2], widths[-1])
+    )
     size = config.get("num_hidden_layers", 12) * config.get("hidden_size", 768) ** 2
     most = max(WORK[device] / size, 4 * usual)  # tokens
     many = int(max(4, min(batch, most // usual)))

@@ -1,4 +1,4 @@
-"""The costs of every kind of run, measured: its model is made, some steps of each of its stages are taken, its file is written.
+"""The costs of every kind of run, measured: its model is made, its stages take some steps each, its file is written.
 
 The weights are random and the rows are noise; the shapes are those of the real runs, so the time is. Costs grow with tokens,
 and faster with the width of a batch, in which attention is square: a few shapes of batches give three numbers for each cost.

@@ -7,10 +7,9 @@ import numpy as np
 
 from methods.tasks.data import BUCKETS, in_order, shuffled
 from methods.training.trainer import SCORING_BATCH
-from workflow.catalogue import Catalogue
 
-# Tokens of training and of dev rows: the shortest, every tenth of the way, the longest. From GLUE's and SQuAD's own rows under
-# BERT's vocabulary, cut at no length; a passage longer than a window counts as its windows.
+# Tokens of training and of dev rows: the shortest, every tenth of the way, the longest. Counted in GLUE's and SQuAD's own
+# rows under BERT's vocabulary, cut at the task's length; a passage longer than a window counts as its windows.
 TYPICAL = {
     "cola": ((4, 7, 8, 9, 10, 10, 11, 12, 14, 17, 47), (5, 7, 8, 9, 10, 10, 11, 13, 15, 18, 35)),
     "sst2": ((3, 4, 6, 7, 9, 11, 13, 16, 20, 27, 64), (4, 12, 16, 19, 21, 24, 27, 30, 34, 40, 55)),
@@ -19,8 +18,14 @@ TYPICAL = {
     "mnli": ((5, 18, 23, 27, 31, 35, 40, 45, 51, 60, 128), (5, 18, 23, 27, 32, 36, 41, 46, 53, 63, 128)),
     "rte": ((13, 33, 40, 45, 50, 56, 62, 72, 103, 128, 128), (17, 34, 38, 43, 48, 53, 60, 71, 99, 128, 128)),
     "wnli": ((16, 23, 26, 28, 30, 32, 35, 38, 45, 63, 108), (16, 23, 26, 28, 30, 33, 36, 42, 47, 62, 105)),
-    "squad": ((42, 110, 124, 136, 146, 159, 174, 189, 215, 256, 384), (42, 110, 127, 138, 149, 163, 178, 197, 219, 265, 384)),
-    "squad2": ((62, 117, 130, 139, 151, 164, 181, 201, 231, 289, 384), (41, 123, 132, 141, 154, 170, 185, 216, 248, 309, 384)),
+    "squad": (
+        (42, 110, 124, 136, 146, 159, 174, 189, 215, 256, 384),
+        (42, 110, 127, 138, 149, 163, 178, 197, 219, 265, 384),
+    ),
+    "squad2": (
+        (62, 117, 130, 139, 151, 164, 181, 201, 231, 289, 384),
+        (41, 123, 132, 141, 154, 170, 185, 216, 248, 309, 384),
+    ),
 }
 # No rows of these were at hand: their texts are about as long as those of tasks that were.
 TYPICAL |= {"qqp": TYPICAL["stsb"], "qnli": TYPICAL["mrpc"]}
@@ -77,7 +82,7 @@ class TaskRows:
         return self.max_length if self.padding == "max_length" or not fitting else min(fitting[0], self.max_length)
 
 
-def rows_of(catalogue: Catalogue, task: str, folder: Path, method: str | None = None) -> TaskRows:
+def rows_of(catalogue, task: str, folder: Path, method: str | None = None) -> TaskRows:
     """Return the rows that a task's runs train on and are scored on; with `method`, augmented ones where it has them.
 
     `folder` holds the preset's results. A mirror that holds a part of a data set is counted, not the catalogue's numbers.
@@ -98,7 +103,9 @@ def rows_of(catalogue: Catalogue, task: str, folder: Path, method: str | None = 
     capped = min(counts[0], catalogue.budget(task).get("train_rows") or counts[0])
     counts = (capped * catalogue.copies(method, task) if augmented else capped, counts[1])
     train, dev = (
-        Rows(count, np.interp(np.linspace(0, 1, min(count, AT_ONCE)), np.linspace(0, 1, len(places)), places).clip(3, longest))
+        Rows(
+            count, np.interp(np.linspace(0, 1, min(count, AT_ONCE)), np.linspace(0, 1, len(places)), places).clip(3, longest)
+        )
         for count, places in zip(counts, _typical(catalogue, task, longest), strict=True)
     )
     return TaskRows(train, dev, padding, longest, False)
@@ -109,13 +116,13 @@ def _sampled(lengths: np.ndarray) -> Rows:
     return Rows(len(lengths), lengths[::step])
 
 
-def _typical(catalogue: Catalogue, task: str, longest: int) -> tuple[tuple, tuple]:
+def _typical(catalogue, task: str, longest: int) -> tuple[tuple, tuple]:
     if catalogue.is_generated(task):
         return (GENERATED.get(catalogue.tasks[task]["kind"], GENERATED_OTHERS),) * 2
     return TYPICAL.get(task) or ([share * longest for share in SHARE_OF_LENGTH],) * 2
 
 
-def _counts(catalogue: Catalogue, task: str) -> tuple[int, int]:
+def _counts(catalogue, task: str) -> tuple[int, int]:
     """Return the training and the dev rows of a task; windows, where its kind cuts rows into several."""
     entry = catalogue.tasks[task]
     if catalogue.is_generated(task):

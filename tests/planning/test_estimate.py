@@ -4,7 +4,9 @@ import dataclasses
 import math
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from methods.planning import estimate, page
 from methods.planning.estimate import longest_line, run_seconds, shapes_for
@@ -115,13 +117,10 @@ def test_capped_rows_and_lengths_are_the_configurations(tmp_path):
 
 
 def test_rows_of_a_mirror_are_counted_where_it_holds_a_part(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
     folder = tmp_path / "nyu-mll/glue/rte"
     folder.mkdir(parents=True)
     for split, count in (("train", 30), ("validation", 7)):
-        pyarrow.parquet.write_table(pyarrow.table({"label": [0] * count}), folder / f"{split}-00000-of-00001.parquet")
+        parquet.write_table(pyarrow.table({"label": [0] * count}), folder / f"{split}-00000-of-00001.parquet")
     found = catalogue.load({"preset": "small", "data": {"mirror": str(tmp_path)}})
     mine = rows_of(found, "rte", tmp_path)
     assert (len(mine.train), len(mine.dev)) == (30, 7)

@@ -21,8 +21,10 @@ from workflow import catalogue
 
 MICRO = {"num_hidden_layers": 3, "hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512, "vocab_size": 1000}
 
+SMALL = Shapes((1, 16), (4, 16), None)
 
-def rehearse(methods: list[str], folder: Path, config: dict = WIDE, shapes=Shapes((1, 16), (4, 16), None)) -> dict:
+
+def rehearse(methods: list[str], folder: Path, config: dict = WIDE, shapes: Shapes = SMALL) -> dict:
     found = catalogue.load({"preset": "demo"})
     made = Rehearsal(
         found, config, shapes, device(), folder, lambda method, task: Rows(400, np.full(400, 16)), lambda line: None
@@ -46,7 +48,9 @@ def test_steps_are_those_of_the_trainer(tmp_path):
     found = catalogue.load({"preset": "demo"})
     for method, one in measured.items():
         values, budget = found.values(method, "mrpc"), found.budget("mrpc", method)
-        wanted = round(values["epochs"] * budget["epochs_scale"] * 25) if "epochs" in values else 0  # 400 rows, batches of 16
+        wanted = (
+            round(values["epochs"] * budget["epochs_scale"] * 25) if "epochs" in values else 0
+        )  # 400 rows, batches of 16
         assert sum(steps for steps, _ in one.stages["mrpc"]) == wanted
     assert measured["lsq_4bit"].costs is measured["lsq_8bit"].costs  # one kind: bits change no work
 
@@ -75,7 +79,9 @@ def test_steps_take_as_long_as_was_measured(tmp_path):
     recipe = Recipe(optimizer="adamw", lr=1e-5, epochs=1, batch_size=16, clip="global", terms={"labels": 1.0})
     budget = {"lr_scale": 1, "epochs_scale": 1, "batch_size": None}
     context = dataclasses.make_dataclass("Budget", ["budget"])(budget)
-    training = Trainer(model, stages(model, recipe, context), loader, lambda student: {"accuracy": 0.0}, device(), evaluate_every=99)
+    training = Trainer(
+        model, stages(model, recipe, context), loader, lambda student: {"accuracy": 0.0}, device(), evaluate_every=99
+    )
     started = time.process_time()
     training.fit()
     took = time.process_time() - started
