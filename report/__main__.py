@@ -1,6 +1,7 @@
 """Command line of the report: cells from runs, pages from cells, and an entry page from pages."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -34,6 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
     page.add_argument("--tables", type=Path, metavar="DIR", help="folder for the tables as CSV, JSON, Markdown and LaTeX")
     page.add_argument("--figures", type=Path, metavar="DIR", help="folder for the figures as SVG and PDF")
     page.add_argument("--axis", default="paper", choices=("paper", "counted", "file"), help="the figures' count of size")
+    text = "points within which a loss counts as none (default: %(default)s)"
+    page.add_argument("--margin", type=_margin, default=1.0, metavar="POINTS", help=text)
+    text = "results/PRESET, whose texts of generated data are shown where they exist"
+    page.add_argument("--results", type=Path, metavar="DIR", help=text)
+    page.add_argument("--texts", action="store_true", help="also show texts of real data; mind the data sets' licences")
     page.add_argument(
         "--logs", type=Path, metavar="DIR", help="logs of the runs: cells may be missing, logs give the reason"
     )
@@ -73,6 +79,13 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(explain(error) or f"{error.filename or options.out}: {error.strerror or error}")
 
 
+def _margin(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (margin := float(text)) <= 100:
+            return margin
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of points above 0 and up to 100")
+
+
 def _json_object(text: str) -> dict:
     value = json.loads(text)
     if not isinstance(value, dict):
@@ -98,13 +111,16 @@ def _make_page(options: argparse.Namespace) -> None:
     from report import figures
     from report.evidence.comparison import compare
     from report.evidence.reading import failures, read_cells
+    from report.evidence.texts import Texts
     from report.page.page import render
     from report.tables.exports import export
 
     failed = failures(options.cells, options.logs, options.ancestors) if options.logs else {}
-    evidence = compare(read_cells([path for path in options.cells if path.exists() or not options.logs]), failed)
+    cells = read_cells([path for path in options.cells if path.exists() or not options.logs])
+    evidence = compare(cells, failed, options.margin)
+    texts = Texts(options.results, options.texts) if options.results else None
     pictures = list(figures.draw(evidence, options.axis, only_on_page=not options.figures))
-    write_bytes(options.out, _encoded(render(evidence, pictures)))
+    write_bytes(options.out, _encoded(render(evidence, pictures, texts)))
     if options.tables:
         for name, text in export(evidence):
             write_bytes(options.tables / name, _encoded(text))
