@@ -99,6 +99,8 @@ def make(catalogue, folder: Path, say: Callable[[str], None]) -> Plan:
     notes = list(plan.notes)
     if typical := [task for task in config["tasks"] if not rows[task].measured]:
         notes.append(f"Rows of typical length, because their data are not made yet: {', '.join(typical)}.")
+    if own := [task for task in config["tasks"] if "finetuned" in catalogue.tasks[task]]:
+        notes.append(f"Their own models are taken to be of the preset's shape: {', '.join(own)}.")
     if busy is not None and busy > BUSY:
         notes.append(f"Other processes kept {busy:.1f} cores busy meanwhile: on a quiet machine runs are faster.")
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{config['threads']} of {os.cpu_count()} cores"
@@ -146,7 +148,7 @@ def run_seconds(stages: list[tuple[int, int]], costs: Costs, rows: TaskRows, eva
 
     width = rows.width(stages[0][1]) if stages else float(rows.train.lengths.mean())
     seconds = START + costs.setup.of(width, width) + costs.allocation
-    for (steps, batch), step, hook in zip(stages, costs.steps, costs.hooks, strict=True):
+    for (steps, batch), step, hook in zip(stages, costs.steps, costs.hooks, strict=bool(stages)):
         width = rows.width(batch)
         seconds += steps * step.of(batch * width, width)
         seconds += hook.of(steps, len(rows.train), width) if hook else 0.0

@@ -239,6 +239,9 @@ class Rehearsal:
         return json.dumps([spec["family"], recipe, ancestors, spec["product"], method in self.catalogue.keep_latent])
 
     def _stages(self, method: str, task: str, student: nn.Module, context: Context) -> list[Stage]:
+        is_trained = "finetuned" in self.catalogue.tasks[task] and not self.catalogue.methods[method]["ancestors"]
+        if is_trained and not student.record.edits:
+            return []  # the user's own model
         context = dataclasses.replace(context, budget=self._budget(method, task))
         return self._paper(method).stages(student, self._recipe(method, task), context)
 
@@ -287,7 +290,8 @@ class Rehearsal:
         on_codes = self.catalogue.config["precision"] == "codes"
         with fusing.compiled(compiled), products.on_codes(on_codes):
             look, score = self._looks(student)
-            steps, hooks, memory = self._train(student, stages[method][tasks[0]], context, before)
+            longest = max(stages[method].values(), key=len)  # none where the user's own model is trained already
+            steps, hooks, memory = self._train(student, longest, context, before)
         allocation = self._allocate(method, kind, student, tasks[0], context)
         write, read, sizes = self._store(method, kind, student)
         costs = Costs(setup_cost, steps, hooks, look, score, allocation, write, read, *sizes, memory)

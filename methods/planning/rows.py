@@ -1,5 +1,6 @@
 """Rows of a task and their lengths: those of its data file where that is made, typical ones otherwise."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Rows:
         return Rows(len(self.lengths), self.lengths)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskRows:
     """The rows of a task, and how a run pads them."""
 
@@ -63,23 +64,28 @@ class TaskRows:
 
     def width(self, batch: int) -> float:
         """Return the mean width of a training batch: padding included."""
-        return self._mean(shuffled(self.train.sample(), batch, 0, 0), self.train)
+        return _mean_width(self, batch)
 
     def dev_width(self) -> float:
         """Return the mean width of a batch of scoring."""
-        return self._mean(list(in_order(self.dev.sample(), SCORING_BATCH)), self.dev)
+        return _mean_width(self, None)
 
     def widest(self) -> int:
         """Return the width of the widest training batch."""
-        return self._padded(int(self.train.lengths.max()))
+        return self.padded(int(self.train.lengths.max()))
 
-    def _mean(self, batches: list[np.ndarray], rows: Rows) -> float:
-        widths = [self._padded(int(rows.lengths[batch].max())) * len(batch) for batch in batches]
-        return sum(widths) / len(rows.lengths)
-
-    def _padded(self, longest: int) -> int:
+    def padded(self, longest: int) -> int:
+        """Return the width of a batch whose longest row has so many tokens."""
         fitting = [length for length in BUCKETS if length >= longest]
         return self.max_length if self.padding == "max_length" or not fitting else min(fitting[0], self.max_length)
+
+
+@functools.cache
+def _mean_width(rows: TaskRows, batch: int | None) -> float:
+    """Return the mean width over rows of an epoch's batches, or of those of scoring."""
+    split = (rows.train if batch else rows.dev).sample()
+    batches = shuffled(split, batch, 0, 0) if batch else list(in_order(split, SCORING_BATCH))
+    return sum(rows.padded(int(split.lengths[one].max())) * len(one) for one in batches) / len(split)
 
 
 def rows_of(catalogue, task: str, folder: Path, method: str | None = None) -> TaskRows:
