@@ -3,11 +3,18 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
 from methods.common.errors import UserError, explain
 from methods.common.terminal import plain
+
+VERIFY = (
+    "Make a cell of the reference again, in a folder of its own, with the reference's configuration and seeds; say whether "
+    "its mean lies where 95 % of the means of as many new seeds lie. Exit code 0: it does, or the numbers are the same; "
+    "1: it does not. ARTIFACT.md states the rule."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     page.set_defaults(make=_make_page)
 
+    verify = commands.add_parser("verify", help="make a cell again and compare it with the reference", description=VERIFY)
+    verify.add_argument("cell", help="a cell of the reference, such as lsq_4bit_rte")
+    verify.add_argument("--reference", type=Path, metavar="DIR", help="folder of cells (default: docs/reference/cells)")
+    verify.add_argument("--made", type=Path, metavar="CELL", help="compare this cell, and make nothing")
+    text = "folder to make the cell in; the same command resumes there (default: results/verify/CELL)"
+    verify.add_argument("--out", type=Path, metavar="DIR", help=text)
+    verify.add_argument("--mirror", metavar="DIR", help="folder of hub copies to read the data set from")
+    verify.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores to use (default: all)")
+    verify.set_defaults(make=_verify)
+
     failed = commands.add_parser("failures", help="print why cells are missing: a run or one of its ancestors failed")
     failed.add_argument("--logs", type=Path, required=True, metavar="DIR", help="logs of the runs")
     failed.set_defaults(make=_print_failures)
@@ -55,12 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = parser.parse_args(arguments)
     try:
-        options.make(options)
+        return options.make(options) or 0
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(explain(error) or f"{error.filename or options.out}: {error.strerror or error}")
-    return 0
 
 
 def _margin(text: str) -> float:
@@ -121,6 +137,22 @@ def _make_entry(options: argparse.Namespace) -> None:
     write_bytes(
         options.out, _encoded(render_entry(options.out, options.pages or sorted(options.out.parent.glob("*/index.html"))))
     )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Return 0 where the new cell lands in the reference's interval, and 1 where it does not."""
+    from report import verification
+    from report.evidence.reading import read_cells
+
+    reference = verification.reference_of(options.cell, options.reference or verification.REFERENCE)
+    name = f"{reference['request']['method']}_{reference['request']['task']}"
+    folder = options.out or Path("results/verify") / name
+    mirror = options.mirror or ("mirror" if Path("mirror").is_dir() else None)  # what `snakemake prefetch` fills
+    made = options.made or verification.remake(reference, folder, mirror, options.cores)
+    verdict = verification.compare(reference, read_cells([made])[0])
+    for line in verdict.lines:
+        print(plain(line))
+    return 0 if verdict.lands else 1
 
 
 def _print_failures(options: argparse.Namespace) -> None:

@@ -159,9 +159,7 @@ class Catalogue:
         """Estimate the training steps of a run, to say how long the rest of the workflow takes and to order its runs."""
         value, budget = self.values(method, task), self.budget(task, method)
         rows = GENERATED_ROWS if self.is_generated(task) else self.tasks[task].get("rows", {}).get("train", GENERATED_ROWS)
-        rows = min(rows, budget.get("train_rows") or rows)
-        if found := self.augmentation(method, task):
-            rows *= 1 + found["copies"] * len(self.tasks[task].get("columns") or [None])
+        rows = min(rows, budget.get("train_rows") or rows) * self.copies(method, task)
         epochs = sum(number for key, number in value.items() if key.startswith("epochs") and isinstance(number, int | float))
         batch = budget.get("batch_size") or value.get("batch_size") or 32
         return math.ceil(epochs * budget["epochs_scale"] * rows / batch)
@@ -228,6 +226,11 @@ class Catalogue:
             return None
         chosen = ((settings["methods"], method), (settings["tasks"], task))
         return self._augmentation(task) if all(names is None or name in names for names, name in chosen) else None
+
+    def copies(self, method: str, task: str) -> int:
+        """Return how many times its own number of rows a run trains on: once, and once more for each copy."""
+        found = self.augmentation(method, task)
+        return 1 + found["copies"] * len(self.tasks[task].get("columns") or [None]) if found else 1
 
     def _augmentation(self, task: str) -> dict:
         settings = self.config["augmentation"]
