@@ -38,8 +38,8 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 SECTIONS = {
     "plot": "Quality and size",
     "picker": "Choose",
-    "reading": "How to read",
     "results": "Results",
+    "reading": "How to read",
     "papers": "Paper against ours",
     "tasks": "Tasks",
     "methods": "Methods",
