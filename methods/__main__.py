@@ -78,6 +78,11 @@ LATENCY = (
     "the whole dev set through the same engine and compare with the scores of the run. Let nothing else run meanwhile."
 )
 
+PLAN = (
+    "Measure a training step of each kind of run on this device, with random weights of the preset's shape, and say what "
+    "all runs take. Nothing is trained, fetched or kept. Data files that are made already are read for their rows."
+)
+
 EXPORT = (
     "Write a model file for other tools, into a new folder with its tokenizer. onnx: one graph with the weights' codes as "
     "they are, checked in the runtime that it is for. hf: decoded weights, which AutoModel loads. See docs/export.md."
@@ -221,6 +226,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=_positive, help="computing threads (default: all cores)")
     text = "seconds for each batch size; what does not fit is left out (default: %(default)s)"
     sub.add_argument("--seconds", type=_seconds, default=2.0, help=text)
+    sub = command(plan, "plan", "say what a preset's runs take on this device: hours, disk, memory", PLAN)
+    sub.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
+    for name in ("methods", "tasks"):
+        sub.add_argument(f"--{name}", type=_list(str), metavar="NAME,...", help=f"other {name} than the preset's")
+    sub.add_argument("--seeds", type=_list(_seed), metavar="N,...", help="other seeds than the preset's")
+    sub.add_argument("--json", action="store_true", help="everything as JSON")
     _add_bench(commands.add_parser("bench", help=BENCH, description=BENCH).add_subparsers(required=True, metavar="what"))
     return parser
 
@@ -415,6 +426,16 @@ def latency(arguments) -> None:
     print(measuring.line(found, str(arguments.folder)))
 
 
+def plan(arguments) -> None:
+    chosen = {name: getattr(arguments, name) for name in ("methods", "tasks", "seeds") if getattr(arguments, name)}
+    catalogue = _catalogue(arguments, changes=chosen)
+    with _loading():
+        from methods.planning import estimate, page
+
+    found = estimate.make(catalogue, _work(catalogue), _say)
+    print(as_json(page.facts(catalogue, found), indent=1) if arguments.json else page.table(catalogue, found))
+
+
 def bench_train(arguments) -> None:
     from methods.use.bench import train
 
@@ -430,12 +451,12 @@ def bench_inference(arguments) -> None:
     print(json.dumps(report, indent=1) if arguments.json else tables.page(report))
 
 
-def _catalogue(arguments, method: str | None = None, task: str | None = None):
+def _catalogue(arguments, method: str | None = None, task: str | None = None, changes: dict | None = None):
     """Return the catalogue of the configuration on disk; names are checked before anything slow is loaded."""
     from workflow import catalogue
 
     try:
-        config = catalogue.read_config()
+        config = catalogue.read_config() | (changes or {})
         found = catalogue.load({**config, "preset": arguments.preset} if arguments.preset else config)
         found.require(method, task)
     except catalogue.ConfigError as error:

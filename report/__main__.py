@@ -1,12 +1,20 @@
 """Command line of the report: cells from runs, pages from cells, and an entry page from pages."""
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
 from methods.common.errors import UserError, explain
 from methods.common.terminal import plain
+
+VERIFY = (
+    "Make a cell of the reference again, in a folder of its own, with the reference's configuration and seeds; say whether "
+    "its mean lies where 95 % of the means of as many new seeds lie. Exit code 0: it does, or the numbers are the same; "
+    "1: it does not. ARTIFACT.md states the rule."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,10 +35,25 @@ def main(arguments: list[str] | None = None) -> int:
     page.add_argument("--tables", type=Path, metavar="DIR", help="folder for the tables as CSV, JSON, Markdown and LaTeX")
     page.add_argument("--figures", type=Path, metavar="DIR", help="folder for the figures as SVG and PDF")
     page.add_argument("--axis", default="paper", choices=("paper", "counted", "file"), help="the figures' count of size")
+    text = "points within which a loss counts as none (default: %(default)s)"
+    page.add_argument("--margin", type=_margin, default=1.0, metavar="POINTS", help=text)
+    text = "results/PRESET, whose texts of generated data are shown where they exist"
+    page.add_argument("--results", type=Path, metavar="DIR", help=text)
+    page.add_argument("--texts", action="store_true", help="also show texts of real data; mind the data sets' licences")
     page.add_argument(
         "--logs", type=Path, metavar="DIR", help="logs of the runs: cells may be missing, logs give the reason"
     )
     page.set_defaults(make=_make_page)
+
+    verify = commands.add_parser("verify", help="make a cell again and compare it with the reference", description=VERIFY)
+    verify.add_argument("cell", help="a cell of the reference, such as lsq_4bit_rte")
+    verify.add_argument("--reference", type=Path, metavar="DIR", help="folder of cells (default: docs/reference/cells)")
+    verify.add_argument("--made", type=Path, metavar="CELL", help="compare this cell, and make nothing")
+    text = "folder to make the cell in; the same command resumes there (default: results/verify/CELL)"
+    verify.add_argument("--out", type=Path, metavar="DIR", help=text)
+    verify.add_argument("--mirror", metavar="DIR", help="folder of hub copies to read the data set from")
+    verify.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores to use (default: all)")
+    verify.set_defaults(make=_verify)
 
     failed = commands.add_parser("failures", help="print why cells are missing: a run or one of its ancestors failed")
     failed.add_argument("--logs", type=Path, required=True, metavar="DIR", help="logs of the runs")
@@ -49,12 +72,18 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = parser.parse_args(arguments)
     try:
-        options.make(options)
+        return options.make(options) or 0
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(explain(error) or f"{error.filename or options.out}: {error.strerror or error}")
-    return 0
+
+
+def _margin(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (margin := float(text)) <= 100:
+            return margin
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of points above 0 and up to 100")
 
 
 def _json_object(text: str) -> dict:
@@ -82,13 +111,16 @@ def _make_page(options: argparse.Namespace) -> None:
     from report import figures
     from report.evidence.comparison import compare
     from report.evidence.reading import failures, read_cells
+    from report.evidence.texts import Texts
     from report.page.page import render
     from report.tables.exports import export
 
     failed = failures(options.cells, options.logs, options.ancestors) if options.logs else {}
-    evidence = compare(read_cells([path for path in options.cells if path.exists() or not options.logs]), failed)
+    cells = read_cells([path for path in options.cells if path.exists() or not options.logs])
+    evidence = compare(cells, failed, options.margin)
+    texts = Texts(options.results, options.texts) if options.results else None
     pictures = list(figures.draw(evidence, options.axis, only_on_page=not options.figures))
-    write_bytes(options.out, _encoded(render(evidence, pictures)))
+    write_bytes(options.out, _encoded(render(evidence, pictures, texts)))
     if options.tables:
         for name, text in export(evidence):
             write_bytes(options.tables / name, _encoded(text))
@@ -105,6 +137,22 @@ def _make_entry(options: argparse.Namespace) -> None:
     write_bytes(
         options.out, _encoded(render_entry(options.out, options.pages or sorted(options.out.parent.glob("*/index.html"))))
     )
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Return 0 where the new cell lands in the reference's interval, and 1 where it does not."""
+    from report import verification
+    from report.evidence.reading import read_cells
+
+    reference = verification.reference_of(options.cell, options.reference or verification.REFERENCE)
+    name = f"{reference['request']['method']}_{reference['request']['task']}"
+    folder = options.out or Path("results/verify") / name
+    mirror = options.mirror or ("mirror" if Path("mirror").is_dir() else None)  # what `snakemake prefetch` fills
+    made = options.made or verification.remake(reference, folder, mirror, options.cores)
+    verdict = verification.compare(reference, read_cells([made])[0])
+    for line in verdict.lines:
+        print(plain(line))
+    return 0 if verdict.lands else 1
 
 
 def _print_failures(options: argparse.Namespace) -> None:

@@ -106,6 +106,11 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def short(title: str) -> str:
+    """Return a title that leaves room for the plot."""
+    return title if len(title) <= 30 else title[:29] + "…"
+
+
 def plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 

@@ -53,6 +53,8 @@ FINETUNED_SOURCES += ("methods/tasks/kinds",)
 # Keys that only the report reads. They come to cells by `about` and enter no request.
 SHOWN_OF_METHOD = ("title", "family_title", "paper", "listed", "deviations", "bits")
 DEEPEST = 50  # levels of a configuration file
+# Sections that presets may leave out. No run and no cell depends on `report`.
+DEFAULTS = {"augmentation": None, "report": {"margin": 1.0, "texts": False}}
 GENERATED_ROWS = 4000  # about as many as the demo's training sets have; used to estimate times only
 
 
@@ -157,9 +159,7 @@ class Catalogue:
         """Estimate the training steps of a run, to say how long the rest of the workflow takes and to order its runs."""
         value, budget = self.values(method, task), self.budget(task, method)
         rows = GENERATED_ROWS if self.is_generated(task) else self.tasks[task].get("rows", {}).get("train", GENERATED_ROWS)
-        rows = min(rows, budget.get("train_rows") or rows)
-        if found := self.augmentation(method, task):
-            rows *= 1 + found["copies"] * len(self.tasks[task].get("columns") or [None])
+        rows = min(rows, budget.get("train_rows") or rows) * self.copies(method, task)
         epochs = sum(number for key, number in value.items() if key.startswith("epochs") and isinstance(number, int | float))
         batch = budget.get("batch_size") or value.get("batch_size") or 32
         return math.ceil(epochs * budget["epochs_scale"] * rows / batch)
@@ -194,12 +194,13 @@ class Catalogue:
                 "suite": entry["suite"],
                 "averaged": entry["averaged"],
                 "kind": entry["kind"],
+                "labels": entry.get("labels", []),
             },
         }
 
     def overrides(self, task: str) -> dict:
         """Return what the user wrote beyond the preset and a cell of this task depends on."""
-        found = {key: value for key, value in self.changes.items() if key not in ("preset", "tasks", "methods")}
+        found = {key: value for key, value in self.changes.items() if key not in ("preset", "tasks", "methods", "report")}
         if "tasks" in found.get("budget", {}):
             budget = {key: value for key, value in found["budget"].items() if key != "tasks"}
             own = found["budget"]["tasks"].get(task)
@@ -225,6 +226,11 @@ class Catalogue:
             return None
         chosen = ((settings["methods"], method), (settings["tasks"], task))
         return self._augmentation(task) if all(names is None or name in names for names, name in chosen) else None
+
+    def copies(self, method: str, task: str) -> int:
+        """Return how many times its own number of rows a run trains on: once, and once more for each copy."""
+        found = self.augmentation(method, task)
+        return 1 + found["copies"] * len(self.tasks[task].get("columns") or [None]) if found else 1
 
     def _augmentation(self, task: str) -> dict:
         settings = self.config["augmentation"]
@@ -341,7 +347,7 @@ def load(config: dict | None = None) -> Catalogue:
         raise ConfigError(f"config/presets/{preset}.yaml: rename it: only letters, digits, '.', '_' and '-' can be used.")
     below = read_yaml(ROOT / f"config/presets/{preset}.yaml")
     changes = difference(below, {key: value for key, value in config.items() if key != "preset"})
-    config = merge({"augmentation": None, **below}, {**config, "preset": preset})
+    config = merge(merge(DEFAULTS, below), {**config, "preset": preset})
     try:
         methods = stanzas.read(ROOT / "config/methods", read_yaml)
     except UserError as error:

@@ -6,13 +6,16 @@ from textwrap import wrap
 
 import numpy as np
 
+from methods.common.errors import UserError
+from methods.common.files import read_object, sha256_file
 from methods.common.terminal import plain
-from methods.model import artifact, description
+from methods.model import description
 
 WIDTH = 80
 INDENT = 12
 SIZES = {"paper_bytes": "paper", "counted_bytes": "counted", "file_bytes": "on disk", "fp32_bytes": "full precision"}
 MIB = 2**20
+BITS, COUNTS = ("weights", "embeddings", "activations"), (*SIZES, "parameters", "active_parameters")  # in a run's record
 
 
 def facts(path: Path) -> dict:
@@ -21,8 +24,31 @@ def facts(path: Path) -> dict:
     description.require(path, meta, description.USE, description.ORIGIN)
     header = {key: value for key, value in meta.items() if key != "packed"}
     layers = {name: {**entry, **_step(arrays.get(f"{name}.step"))} for name, entry in meta["packed"].items()}
-    bits = artifact.bits(path, artifact.load(path)[0])
-    return {"file": str(path), **header, "bits": bits, "size": artifact.size(path), "layers": layers}
+    bits, size = _recorded(path) or _measured(path)
+    return {"file": str(path), **header, "bits": bits, "size": size, "layers": layers}
+
+
+def _recorded(path: Path) -> tuple[dict, dict] | None:
+    """Return the bits and the size that the run beside a model file measured of this very file; None without such a run.
+
+    They take no torch, whose import takes seconds.
+    """
+    try:
+        record = read_object(path.with_name("run.json"))
+        bits = {part: record["bits"][part] for part in BITS}
+        size = record["size"][path.stem]
+        groups = size["groups"].values()
+        tables = [(bits, BITS), (size, COUNTS), *((group, ("parameters", "bytes")) for group in groups)]
+        whole = all(type(table[key]) in (int, float) for table, keys in tables for key in keys)
+        return (bits, size) if whole and record["files"][path.name] == sha256_file(path) else None
+    except (OSError, UserError, AttributeError, LookupError, TypeError):  # no record, or one of another form
+        return None
+
+
+def _measured(path: Path) -> tuple[dict, dict]:
+    from methods.model import artifact
+
+    return artifact.bits(path, artifact.load(path)[0]), artifact.size(path)
 
 
 def _step(steps: np.ndarray | None) -> dict:

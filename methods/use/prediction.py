@@ -1,8 +1,9 @@
 """`python -m methods predict`: lines of JSON in, lines of JSON out, and one answer as a page."""
 
 import io
+import json
 import select
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from methods.common.errors import UserError
@@ -12,6 +13,7 @@ from methods.tasks.kinds import Kind
 from methods.use.model import Model, Row
 
 GENERAL = ("text", "pair")  # what a line of input may call the texts of any task
+NAMED, LISTED = 40, 3  # characters of a wrong key, and wrong keys, that an error shows
 POOL = 16  # batches whose rows are sorted by length together
 CHUNK = 2**20  # bytes of one read
 PAUSE = 0.02  # seconds without input after which what has come is answered
@@ -49,10 +51,27 @@ def page(answer: dict, kind: Kind) -> str:
 
 def _row(model: Model, line: bytes, number: int) -> Row:
     columns = model.meta["columns"]
-    row = parse_object(line, f"line {number} of the input", columns)
+    where = f"line {number} of the input"
+    row = parse_object(line, where, columns)
     own = [row[name] for name in columns if name in row]
-    given = own or [row[name] for name in GENERAL if row.get(name) is not None]
-    return model.row(given, f"line {number} of the input: ")
+    texts = own or [row[name] for name in GENERAL if row.get(name) is not None]
+    if len(texts) < len(columns) and (unknown := [key for key in row if key not in (*columns, *GENERAL)]):
+        raise UserError(f"{where}: {_unknown(unknown, columns, model.meta['task'])}")
+    return model.row(texts, f"{where}: ")
+
+
+def _unknown(keys: list[str], columns: list[str], task: str) -> str:
+    """Return what to say of a line that lacks a text: the keys that are none of the task's, and those that are."""
+    more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
+    wrong = ", ".join(json.dumps(key[:NAMED], ensure_ascii=False) for key in keys[:LISTED])
+    return (
+        f"unknown key{'s' if len(keys) > 1 else ''} {wrong}{more}. {task} takes {_quoted(columns)}, "
+        f"or {_quoted(GENERAL[: len(columns)])}."
+    )
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return " and ".join(json.dumps(name, ensure_ascii=False) for name in names)
 
 
 def _pools(stream: BinaryIO, size: int) -> Iterator[list[bytes]]:

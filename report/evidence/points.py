@@ -1,11 +1,14 @@
 """The data of plots, for figures and page alike: methods as points of cost and quality, and drops by bits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 from report.evidence.board import Board, Family
 from report.evidence.comparison import Evidence
-from report.wording import CONVENTIONS
+from report.wording import CONVENTIONS, metric_title
+
+CLOSE_UP = (-10.0, 2.0)  # points of score around full precision, where methods of use are
 
 
 @dataclass(frozen=True)
@@ -13,14 +16,16 @@ class Axis:
     """One way to count the cost of a model."""
 
     name: str
+    title: str  # where a reader chooses
     label: str
     unit: str
 
 
+SIZES = {"file": "File size", "counted": "Counted size", "paper": "Size as in papers"}
 AXES = {
-    **{name: Axis(name, f"Model size {words}", "MiB") for name, words in CONVENTIONS.items()},
-    "latency": Axis("latency", "Time of one sentence", "ms"),
-    "memory": Axis("memory", "Memory to load and run", "MiB"),
+    **{name: Axis(name, title, f"Model size {CONVENTIONS[name]}", "MiB") for name, title in SIZES.items()},
+    "latency": Axis("latency", "Latency", "Time of one sentence", "ms"),
+    "memory": Axis("memory", "Memory", "Memory to load and run", "MiB"),
 }
 
 
@@ -48,6 +53,13 @@ class Cloud:
     axis: Axis
     points: list[Point]
     absent: list[tuple[str, str]]
+    reference: float | None  # the quality of full precision
+
+    @property
+    def close_up(self) -> tuple[float, float]:
+        """Return the range around full precision, or around the best point where full precision has no quality."""
+        top = max(point.y for point in self.points) if self.reference is None else self.reference
+        return top + CLOSE_UP[0], top + CLOSE_UP[1]
 
 
 def cost(board: Board, method: str, tasks: list[str], axis: str) -> float | str:
@@ -78,41 +90,75 @@ def axis_of(board: Board, name: str) -> Axis:
     return axis if name in CONVENTIONS or setting is None else replace(axis, label=f"{axis.label} on {setting.title}")
 
 
-def cloud(evidence: Evidence, tasks: list[str], axis: Axis) -> Cloud:
+def cloud(evidence: Evidence, tasks: list[str], axis: Axis, protocol: str | None = None) -> Cloud:
     """Return quality against cost on one task, or on the average of several for the methods that have them all."""
+    board = evidence.board
+    title = board.task_title(tasks[0]) if len(tasks) == 1 else f"Average of {len(tasks)} {board.suite(tasks[0]).title} tasks"
+    points, absent = _points(evidence, tasks, axis, lambda method: _quality(evidence, method, tasks, protocol))
+    full = board.full_precision and _quality(evidence, board.full_precision, tasks, protocol)
+    reference = None if full is None or isinstance(full, str) else full[0]
+    return Cloud(title, _quality_title(board, tasks), axis, _with_front(points), absent, reference)
+
+
+def loss_cloud(evidence: Evidence, task: str, axis: Axis, protocol: str | None = None) -> Cloud:
+    """Return points lost from full precision against cost; what is lost is negative, so that better is higher."""
+    points, absent = _points(evidence, [task], axis, lambda method: _lost(evidence, method, task, protocol))
+    return Cloud(evidence.board.task_title(task), "Points lost", axis, points, absent, 0.0)
+
+
+def _quality_title(board: Board, tasks: list[str]) -> str:
+    if len(tasks) > 1:
+        return "Mean score"
+    return next((metric_title(cell["measured"]["metric"]) for cell in board.of_task(tasks[0])), "score").capitalize()
+
+
+Quality = tuple[float, tuple[float, float] | None]
+
+
+def _points(
+    evidence: Evidence, tasks: list[str], axis: Axis, quality_of: Callable[[str], Quality | str]
+) -> tuple[list[Point], list[tuple[str, str]]]:
+    """Return the points, cheapest first, and the methods that lack a quality or a cost, with the reason."""
     board, points, absent = evidence.board, [], []
     for method in board.methods:
-        quality = _quality(evidence, method, tasks)
-        price = cost(board, method, tasks, axis.name)
+        quality, price = quality_of(method), cost(board, method, tasks, axis.name)
         if isinstance(quality, str) or isinstance(price, str):
             absent.append((board.title(method), quality if isinstance(quality, str) else price))
             continue
-        mean, interval = quality
         points.append(
             Point(
                 method=method,
                 title=board.title(method),
                 family=board.family(method),
                 x=price,
-                y=mean,
-                interval=interval,
+                y=quality[0],
+                interval=quality[1],
                 diverged=evidence.diverged(method, tasks)[0],
                 comparable=all(board.comparable(method, task) for task in tasks),
             )
         )
-    points.sort(key=lambda point: (point.x, -point.y, point.method))
-    title = board.task_title(tasks[0]) if len(tasks) == 1 else f"Average of {len(tasks)} {board.suite(tasks[0]).title} tasks"
-    return Cloud(title, "Mean score" if len(tasks) > 1 else title, axis, _with_front(points), absent)
+    return sorted(points, key=lambda point: (point.x, -point.y, point.method)), absent
 
 
-def _quality(evidence: Evidence, method: str, tasks: list[str]) -> tuple[float, tuple[float, float] | None] | str:
+def _quality(evidence: Evidence, method: str, tasks: list[str], protocol: str | None) -> Quality | str:
     if len(tasks) > 1:
-        average = evidence.average(method, tasks)
+        average = evidence.average(method, tasks, protocol)
         return average.reason or (average.value, average.interval)
     if reason := evidence.status(method, tasks[0]):
         return reason
-    score = evidence.score(method, tasks[0])
+    score = evidence.score(method, tasks[0], protocol)
     return score.mean, score.interval
+
+
+def _lost(evidence: Evidence, method: str, task: str, protocol: str | None) -> Quality | str:
+    if reason := evidence.status(method, task):
+        return reason
+    if method == evidence.board.full_precision:
+        return 0.0, None
+    loss = evidence.loss(method, task, protocol)
+    if loss is None:
+        return "not comparable"
+    return -loss.value, loss.interval and (-loss.interval[1], -loss.interval[0])
 
 
 def _with_front(points: list[Point]) -> list[Point]:

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from report.evidence.board import Board
 from report.evidence.comparison import Evidence
-from report.figures.style import PALETTE, STROKES, panels, short
-from report.wording import metric_title
+from report.figures.style import PALETTE, STROKES, panels
+from report.wording import metric_title, short
 
 
 def drawings(evidence: Evidence, axis: str) -> Iterator[tuple[str, Callable[[], Figure]]]:

@@ -9,7 +9,8 @@ from matplotlib.ticker import FuncFormatter
 
 from report.evidence.board import Board
 from report.evidence.comparison import Evidence
-from report.figures.style import panels, short
+from report.figures.style import panels
+from report.wording import short
 
 
 def drawings(evidence: Evidence, axis: str) -> Iterator[tuple[str, Callable[[], Figure]]]:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from matplotlib.figure import Figure
 
 from report.evidence.comparison import Evidence
-from report.figures.style import colour, pyplot, shape, short
-from report.wording import metric_title
+from report.figures.style import colour, pyplot, shape
+from report.wording import metric_title, short
 
 
 def drawings(evidence: Evidence, axis: str) -> Iterator[tuple[str, Callable[[], Figure]]]:

@@ -49,11 +49,6 @@ def shape(family: Family) -> str:
     return SHAPES[family.shape]
 
 
-def short(title: str) -> str:
-    """Return a title that leaves room for the plot."""
-    return title if len(title) <= 26 else title[:25] + "…"
-
-
 def panels(count: int, width: float = 1.6, **options):
     """Return a figure and `count` small multiples in rows of four."""
     rows, columns = math.ceil(count / PANELS), min(count, PANELS)

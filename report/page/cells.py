@@ -4,16 +4,27 @@ from collections.abc import Iterator
 
 from report import wording
 from report.evidence.comparison import Evidence
+from report.evidence.texts import Texts
 from report.page import latency
+from report.page.answers import answers_view
 from report.page.charts import curves
 from report.page.names import Names
-from report.tables.suites import Entry
-from report.wording import augmentation, metric_title, metrics_of, partial_note, plural, score
+from report.wording import (
+    PROTOCOLS,
+    augmentation,
+    interval,
+    metric_title,
+    metrics_of,
+    partial_note,
+    plural,
+    probability,
+    score,
+)
 
 SHOWN_METRICS = 4  # SQuAD 2.0 has ten; the others are in the cell's own file
 
 
-def cell_view(evidence: Evidence, names: Names, cell: dict, entries: dict[tuple, Entry]) -> dict:
+def cell_view(evidence: Evidence, names: Names, cell: dict, texts: Texts | None = None) -> dict:
     method, task = cell["request"]["method"], cell["request"]["task"]
     main = evidence.score(method, task, cell["request"]["primary"]).summary
     resumed = sum(of_run["machine"]["resumed"] for of_run in cell["ran_on"]["volatile"]["machines"])
@@ -26,42 +37,65 @@ def cell_view(evidence: Evidence, names: Names, cell: dict, entries: dict[tuple,
         "summary": main,
         "metrics": {name: metric_title(name) for name in metrics_of(cell)[:SHOWN_METRICS]},
         "diverged": wording.diverged(main["n"], main["n_diverged"]),
-        "statements": list(_statements(evidence, cell, entries)),
+        "statements": list(_statements(evidence, cell)),
         "charts": curves(cell),
+        "answers": answers_view(evidence.board, cell, texts),
         "partial": partial_note(cell),
         "augmentation": augmentation(cell),
         "speed": list(latency.facts(evidence.board, cell)),
         "resumed": f"resumed {plural(resumed, 'time')}" if resumed else None,
+        "commits": _commits(cell),
         "provenance": list(_provenance(cell)),
     }
 
 
-def _statements(evidence: Evidence, cell: dict, entries: dict[tuple, Entry]) -> Iterator[str]:
-    """Yield interval, drop and test in sentences, and the events of the runs."""
+def _statements(evidence: Evidence, cell: dict) -> Iterator[str]:
+    """Yield what is known of the mean and of its losses in sentences, and the events of the runs."""
     board, method, task = evidence.board, cell["request"]["method"], cell["request"]["task"]
     yield from (
         f"Not compared with other cells: {odd.reason}." for odd in board.odd if (odd.method, odd.task) == (method, task)
     )
-    scores = {protocol: evidence.score(method, task, protocol) for protocol in board.protocols}
-    for protocol, scored in scores.items():
-        if scored.interval:
-            low, high = scored.interval
-            yield f"95 % interval ({protocol}): {score(low, 2)} to {score(high, 2)}, over {scored.estimate.basis}."
-        elif note := scored.summary["note"]:
-            yield f"{note.capitalize()} ({protocol})."
-    for protocol, scored in scores.items():
-        if scored.drop is None:
-            continue
-        side = "below" if scored.drop >= 0 else "above"
-        reference = f"{scored.reference.method}, seed {scored.reference.seed}"
-        line = f"{score(abs(scored.drop), 2)} points {side} {reference} ({protocol})"
-        if test := scored.difference:
-            line += f": p {wording.probability(test.p)}, {test.test}"
-            corrected = entries[protocol, method, task].p
-            line += "" if corrected is None else f"; after Holm {wording.probability(corrected)}"
-        yield f"{line}."
+    for protocol in board.protocols:
+        if evidence.score(method, task, protocol).mean is not None:
+            sentences = (_mean(evidence, method, task, protocol), *_losses(evidence, method, task, protocol))
+            yield f"“{protocol}”, {PROTOCOLS[protocol]}: {' '.join(sentences)}"
     for seed in cell["measured"]["seeds"]:
-        yield from (f"Seed {seed['seed']}: {event}" for event in seed["events"])
+        yield from (f"Seed {seed['seed']}: {event}." for event in seed["events"])
+
+
+def _mean(evidence: Evidence, method: str, task: str, protocol: str) -> str:
+    scored = evidence.score(method, task, protocol)
+    mean = f"{score(scored.mean, 2)} with {plural(scored.summary['n'], 'seed')}"
+    if scored.interval is None:
+        return f"{mean}, without an interval."
+    return f"{mean}, 95 % interval {interval(scored.interval, 2)} (over {scored.estimate.basis})."
+
+
+def _losses(evidence: Evidence, method: str, task: str, protocol: str) -> Iterator[str]:
+    """Yield the loss from full precision, and the drop from another teacher, as sentences."""
+    board, scored = evidence.board, evidence.score(method, task, protocol)
+    if loss := evidence.loss(method, task, protocol):
+        verdict = evidence.verdict(method, task, protocol)
+        known = [f"95 % interval of the loss {interval(loss.interval, 2)}"] if loss.interval else []
+        if verdict and verdict.p is not None:
+            known.append(f"p {probability(verdict.p)} after Holm’s correction, {loss.test}")
+        details = f" ({'; '.join(known)})" if known else ""
+        yield f"It {_change(loss.value)} {board.title(board.full_precision)}{details}."
+        if verdict and verdict.text:
+            yield f"Verdict: {verdict.text}."
+    reference = scored.reference
+    if scored.drop is not None and (reference.method != board.full_precision or loss is None):
+        yield f"It {_change(scored.drop)} its own teacher, {board.title(reference.method)}, seed {reference.seed}."
+
+
+def _change(lost: float) -> str:
+    return f"scores {score(abs(lost), 2)} points {'below' if lost >= 0 else 'above'}"
+
+
+def _commits(cell: dict) -> list[tuple[str | None, bool]]:
+    """Return the commits that the runs were made at, and whether the code had changes that are in no commit."""
+    machines = [one["machine"] for one in cell["ran_on"]["volatile"]["machines"]]
+    return list(dict.fromkeys((machine["git_commit"], bool(machine["git_dirty"])) for machine in machines))
 
 
 def _provenance(cell: dict) -> Iterator[tuple[str, str]]:
@@ -74,8 +108,8 @@ def _provenance(cell: dict) -> Iterator[tuple[str, str]]:
         ancestors = [run["ancestors"][role] for run in on["runs"] if role in run["ancestors"]]
         yield ROLES.get(role, role), "; ".join(dict.fromkeys(map(_ancestor, ancestors)))
     yield "Code digest", on["code"]
-    commits = {(of["machine"]["git_commit"] or "outside git", bool(of["machine"]["git_dirty"])) for of in machines}
-    yield "Commit", "; ".join(f"{sha[:16]}{' with uncommitted changes' if dirty else ''}" for sha, dirty in sorted(commits))
+    commits = [f"{sha or 'outside git'}{' with uncommitted changes' if dirty else ''}" for sha, dirty in _commits(cell)]
+    yield "Commit", "; ".join(commits)
     yield "Precision", f"{on['precision']}, padding {cell['request']['padding']}"
     yield "Device", f"{', '.join(on['devices'])}; {', '.join(map(str, on['threads']))} threads"
     processors = [of["machine"]["gpu"] or of["machine"]["cpu"] or "unknown" for of in machines]

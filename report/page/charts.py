@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from report.evidence.cells import thin
 from report.evidence.comparison import Evidence
-from report.evidence.points import BitLines, Cloud
+from report.evidence.points import BitLines
+from report.ticks import round_ticks, tick_text
 from report.wording import count, metric_title, score, width
 
 SEED_STYLES = 5  # strokes in the style sheet; the sixth seed has the first again
@@ -33,68 +34,6 @@ def _place(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _tick(value: float) -> str:
-    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
-
-
-# Quality against cost
-
-WIDE = Frame(left=44, right=628, top=14, bottom=306)
-NARROW = Frame(left=36, right=412, top=14, bottom=250)
-ROOM = 10  # points of score that a long interval may extend the axis below the lowest mean
-
-
-def draw_cloud(cloud: Cloud, frame: Frame) -> dict | None:
-    """Return the points of a cloud with error bars, the front as stairs, and the axes' ticks; None without points."""
-    if not cloud.points:
-        return None
-    ends = [end for point in cloud.points for end in (point.interval or (point.y, point.y))]
-    heights = round_ticks([max(min(ends), min(p.y for p in cloud.points) - ROOM), min(max(ends), 100)])
-    widths = log_ticks([point.x for point in cloud.points])
-    low, high = math.log10(widths[0] * 0.9), math.log10(widths[-1] * 1.1)
-
-    def x(value: float) -> str:
-        return frame.x((math.log10(value) - low) / (high - low))
-
-    def y(value: float) -> str:
-        return frame.y((min(max(value, heights[0]), heights[-1]) - heights[0]) / (heights[-1] - heights[0]))
-
-    front = [point for point in cloud.points if point.on_front]
-    number_on_front = {point.method: number for number, point in enumerate(front, 1)}
-    stairs = "".join(f"H{x(p.x)}V{y(p.y)}" if i else f"M{x(p.x)} {y(p.y)}" for i, p in enumerate(front))
-    return {
-        "cloud": cloud,
-        "frame": frame,
-        "xticks": [{"at": x(tick), "text": _tick(tick)} for tick in widths],
-        "yticks": [{"at": y(tick), "text": _tick(tick)} for tick in heights],
-        "stairs": f"{stairs}H{_place(frame.right)}" if front else "",
-        "front": front,
-        "points": [
-            {
-                "point": point,
-                "x": x(point.x),
-                "y": y(point.y),
-                "bar": f"M{x(point.x)} {y(point.interval[0])}V{y(point.interval[1])}" if point.interval else None,
-                "number": number_on_front.get(point.method),
-                "above": _place(min(float(y(point.y)) - 11, float(y((point.interval or [point.y])[-1])) - 4)),
-                "hollow": point.diverged,
-            }
-            for point in cloud.points
-        ],
-        "families": sorted({point.family for point in cloud.points}, key=lambda family: family.number),
-    }
-
-
-def log_ticks(values: list[float]) -> list[float]:
-    """Return 1, 2 and 5 times powers of ten that enclose all values."""
-    low, high = min(values), max(values)
-    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    grid = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    first = max(i for i, tick in enumerate(grid) if tick <= low * (1 + 1e-9))
-    last = min(i for i, tick in enumerate(grid) if tick >= high * (1 - 1e-9))
-    return [float(f"{tick:.12g}") for tick in grid[first : max(last, first + 1) + 1]]
-
-
 # Points lost by bits
 
 BITS = Frame(left=36, right=400, top=14, bottom=220)
@@ -114,7 +53,7 @@ def draw_bits(chart: BitLines) -> dict:
     return {
         "frame": BITS,
         "family": chart.family,
-        "ticks": [{"y": y(tick), "text": _tick(tick)} for tick in ticks],
+        "ticks": [{"y": y(tick), "text": tick_text(tick)} for tick in ticks],
         "bits": [{"at": x(bits), "text": width(bits)} for bits in widths],
         "zero": y(0.0),
         "lines": [
@@ -129,26 +68,26 @@ def draw_bits(chart: BitLines) -> dict:
 STRIP = Frame(left=4, right=256, top=4, bottom=18)
 
 
-def draw_strips(evidence: Evidence, task: str) -> dict:
-    """Return a line of dots for each method on a common axis, with rules for the reference and the constant answer."""
+def draw_strips(evidence: Evidence, task: str, protocol: str) -> dict:
+    """Return a line of dots for each method on a common axis, with rules for full precision and the constant answer."""
     board, rows = evidence.board, {}
-    cells = [cell for cell in board.of_task(task) if board.scores(cell["request"]["method"], task, board.primary)]
+    cells = [cell for cell in board.of_task(task) if board.scores(cell["request"]["method"], task, protocol)]
     measured = board.of_task(task)[0]["measured"]
     baseline = measured["baseline"]["metrics"][measured["metric"]]
     for cell in cells:
         method = cell["request"]["method"]
-        rows[method] = (list(board.scores(method, task, board.primary).values()), evidence.score(method, task).interval)
+        interval = evidence.score(method, task, protocol).interval
+        rows[method] = (list(board.scores(method, task, protocol).values()), interval)
     values = [value for scores, interval in rows.values() for value in (*scores, *(interval or ()))]
     ticks = round_ticks([*values, baseline])
 
     def x(value: float) -> str:
         return STRIP.x((value - ticks[0]) / (ticks[-1] - ticks[0]))
 
-    references = [evidence.score(method, task).reference for method in rows]
-    references = {reference.score for reference in references if reference}
-    reference = references.pop() if len(references) == 1 else None
+    full = board.full_precision
+    reference = evidence.score(full, task, protocol).mean if full in rows else None
     return {
-        "ticks": [{"at": x(tick), "text": _tick(tick)} for tick in (ticks[0], ticks[-1])],
+        "ticks": [{"at": x(tick), "text": tick_text(tick)} for tick in (ticks[0], ticks[-1])],
         "baseline": x(baseline),
         "reference": None if reference is None else x(reference),
         "rows": {
@@ -230,7 +169,7 @@ def curve(caption: str, name: str, seeds: list[dict], levels: list[tuple[str, fl
         "caption": caption,
         "lines": [{"seed": seed, "style": i % SEED_STYLES, "path": path(points)} for i, (seed, points) in enumerate(lines)],
         "levels": [{"name": name, "y": y(value), "value": score(value)} for name, value in levels],
-        "ticks": [{"y": y(tick), "text": _tick(tick)} for tick in ticks],
+        "ticks": [{"y": y(tick), "text": tick_text(tick)} for tick in ticks],
         "last_step": count(last),
         "frame": CURVE,
     }
@@ -241,14 +180,3 @@ def _steps(points: list[tuple[float, float]]) -> str:
     whole = [(round(x), round(y)) for x, y in points]
     moves = [f"{x - was_x} {y - was_y}" for (was_x, was_y), (x, y) in itertools.pairwise(whole)]
     return f"M{whole[0][0]} {whole[0][1]}l{' '.join(moves) or '0 0'}".replace(" -", "-")
-
-
-def round_ticks(values: list[float]) -> list[float]:
-    """Return three to six round numbers, 1, 2 or 5 times a power of ten apart, that enclose all values."""
-    low, high = min(values), max(values)
-    rough = (high - low or abs(high) or 1) / 4
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step), math.ceil(high / step)
-    last = max(last, first + 1)
-    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]

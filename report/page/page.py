@@ -16,6 +16,7 @@ from report import wording
 from report.evidence.board import Board
 from report.evidence.comparison import Evidence
 from report.evidence.points import axes, drops_by_bits
+from report.evidence.texts import Texts
 from report.figures import Picture
 from report.page.cells import cell_view
 from report.page.charts import draw_bits
@@ -25,8 +26,9 @@ from report.page.downloads import link, numbers, picture_files, table_files
 from report.page.headline import headline
 from report.page.methods import method_view
 from report.page.names import Names
-from report.page.plots import overall
+from report.page.plots import multiples, overall
 from report.page.tasks import task_view
+from report.page.tips import tips
 from report.tables import exports
 from report.tables.published import paper_table
 from report.tables.suites import odd_written, tables
@@ -35,8 +37,9 @@ from report.wording import count
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 SECTIONS = {
     "plot": "Quality and size",
-    "reading": "How to read",
+    "picker": "Choose",
     "results": "Results",
+    "reading": "How to read",
     "papers": "Paper against ours",
     "tasks": "Tasks",
     "methods": "Methods",
@@ -47,12 +50,11 @@ SECTIONS = {
 }
 
 
-def render(evidence: Evidence, pictures: Iterable[Picture] = ()) -> str:
-    """Return the page; `pictures` are the figures that it shows besides its own charts."""
+def render(evidence: Evidence, pictures: Iterable[Picture] = (), texts: Texts | None = None) -> str:
+    """Return the page; `pictures` are the figures that it shows besides its own charts, `texts` those that may be shown."""
     board, names = evidence.board, Names(evidence.board)
     suites, papers, shown_axes = tables(evidence), paper_table(evidence), axes(board)
     shown = [picture_files(picture) for picture in pictures if picture.caption]
-    entries = {(table.protocol, entry.method, entry.task): entry for table in suites for entry in table.entries}
     return page(
         "page.html",
         board=board,
@@ -64,19 +66,21 @@ def render(evidence: Evidence, pictures: Iterable[Picture] = ()) -> str:
         glance=_glance(evidence),
         axes=shown_axes,
         overall=overall(evidence, shown_axes),
+        multiples=multiples(evidence, shown_axes),
+        names=names,
         speeds=board.latencies.notes(board.title),
         tables=[{"table": table, "exports": table_files(table)} for table in suites],
         papers={"table": papers, "exports": table_files(papers)},
-        tasks=[task_view(evidence, names, task, shown_axes, entries) for task in board.tasks],
+        tasks=[task_view(evidence, names, task) for task in board.tasks],
         methods=[method_view(evidence, names, method) for method in board.methods if board.of_method(method)],
-        cells=[cell_view(evidence, names, cell, entries) for method in board.methods for cell in board.of_method(method)],
+        cells=[cell_view(evidence, names, cell, texts) for method in board.methods for cell in board.of_method(method)],
         bit_charts=[draw_bits(chart) for chart in drops_by_bits(evidence)],
         pictures=shown,
         checklist=checklist(evidence),
         environments=environments(board),
         bibtex=link(exports.bibtex(board).encode(), "text/x-bibtex"),
         report_json=link(numbers(evidence).encode(), "application/json"),
-        data=script_data(evidence, names),
+        data=script_data(evidence, names) | {"tips": tips(evidence)},
         links=names.of_methods,
         anchors=names.of_cells,
         margin=wording.points(board.margin),
@@ -102,7 +106,8 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = "score signed mebibytes mib count metric_title milliseconds probability active"
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
+    filters = "score signed mebibytes mib count metric_title milliseconds probability active plural joined"
     environment.filters |= {name: getattr(wording, name) for name in filters.split()}
     return environment
 

@@ -4,45 +4,17 @@ import csv
 import io
 import json
 import re
-import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 
-import yaml
-
-from report.evidence.board import Board
 from report.evidence.comparison import Evidence
+from report.tables.grid import Grid, Text
+from report.tables.latex import to_latex
 from report.tables.published import PaperTable, paper_table
-from report.tables.suites import Grid, Table, tables
+from report.tables.references import bibtex, citation_keys
+from report.tables.suites import Table, tables
 
-ROOT = Path(__file__).resolve().parents[2]
-REFERENCES = Path(__file__).resolve().parent / "references.bib"
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "_": r"\_",
-    "%": r"\%",
-    "&": r"\&",
-    "#": r"\#",
-    "$": r"\$",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "≈": r"$^{\approx}$",
-    "°": r"$^{\circ}$",
-    "†": r"$^{\dagger}$",
-    "‡": r"$^{\ddagger}$",
-    "\N{MINUS SIGN}": "$-$",
-    "\N{EN DASH}": "--",
-}
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_ROUND = 0.001  # what is smaller, such as a probability, keeps its significant digits
 
 
 def export(evidence: Evidence) -> Iterator[tuple[str, str]]:
@@ -56,7 +28,12 @@ def export(evidence: Evidence) -> Iterator[tuple[str, str]]:
 def files_of(table: Table | PaperTable) -> dict[str, str]:
     """Return ending -> content of the table in every format."""
     grid = table.grid()
-    return {"csv": to_csv(table.records()), "json": to_json(table), "md": to_markdown(grid), "tex": to_latex(grid)}
+    return {
+        "csv": to_csv(table.records()),
+        "json": to_json(table),
+        "md": to_markdown(grid),
+        "tex": to_latex(grid, citation_keys),
+    }
 
 
 def to_csv(records: list[dict]) -> str:
@@ -69,8 +46,12 @@ def to_csv(records: list[dict]) -> str:
 
 
 def rounded(record: dict) -> dict:
-    """Round to six decimals of a point, which is more than any number here is sure of."""
-    return {key: round(value, 6) if isinstance(value, float) else value for key, value in record.items()}
+    """Round to six decimals of a point, which is more than any number here is sure of, and tiny numbers to two digits."""
+    return {key: _rounded(value) if isinstance(value, float) else value for key, value in record.items()}
+
+
+def _rounded(value: float) -> float:
+    return 0.0 + (float(f"{value:.2g}") if abs(value) < _ROUND else round(value, 6))  # no minus before a zero
 
 
 def _inert(value):
@@ -89,78 +70,24 @@ def rows_to_json(head: dict, rows: list[dict]) -> str:
 
 
 def to_markdown(grid: Grid) -> str:
-    aligned = ["---" if column < grid.text_columns else "---:" for column in range(len(grid.header))]
-    rows = [[f"**{_markdown(place.text)}**" if place.bold else _markdown(place.text) for place in row] for row in grid.rows]
-    lines = [" | ".join(["", *row, ""]).strip() for row in ([_markdown(text) for text in grid.header], aligned, *rows)]
+    """Return a table with a row for the title of each group."""
+    under = grid.under or [""] * len(grid.header)
+    header = [f"{head} ({more})" if more else head for head, more in zip(grid.header, under, strict=True)]
+    aligned = ["---" if column < grid.text_columns else "---:" for column in range(len(header))]
+    rows = [[_markdown(text) for text in header], aligned]
+    for title, members in grid.grouped():
+        if title is not None:
+            rows.append([f"*{_markdown(title)}*", *[""] * (len(header) - 1)])
+        rows += [[_markdown_place(place) for place in row] for row in members]
+    lines = [" | ".join(["", *row, ""]).strip() for row in rows]
     return "\n".join([f"{_markdown(grid.caption)}", "", *lines, "", *(f"- {_markdown(note)}" for note in grid.notes), ""])
+
+
+def _markdown_place(place: Text) -> str:
+    text = f"**{_markdown(place.text)}**" if place.bold else _markdown(place.text)
+    return " ".join(part for part in (text, *map(_markdown, (place.small, place.second, place.seeds, place.marks))) if part)
 
 
 def _markdown(text: str) -> str:
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", text)
-
-
-def to_latex(grid: Grid) -> str:
-    """Return a booktabs table, which needs \\usepackage{booktabs,graphicx} and nothing else."""
-    body = [
-        " & ".join(rf"\textbf{{{latex(place.text)}}}" if place.bold else latex(place.text) for place in row) + r" \\"
-        for row in grid.rows
-    ]
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs,graphicx} and \usepackage[T1]{fontenc}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{latex(grid.caption)} Notes: {latex('; '.join(grid.notes))}.}}",
-            rf"\label{{tab:{re.sub(r'[^a-z0-9]+', '-', grid.name)}}}",
-            r"\resizebox{\linewidth}{!}{%",
-            rf"\begin{{tabular}}{{{'l' * grid.text_columns}{'r' * (len(grid.header) - grid.text_columns)}}}",
-            r"\toprule",
-            " & ".join(map(latex, grid.header)) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-def latex(text: str) -> str:
-    """Return text that LaTeX prints literally; signs that a plain pdflatex cannot print become a question mark."""
-    text = unicodedata.normalize("NFC", " ".join(text.split()))
-    return "".join(_LATEX.get(sign, sign if sign.isprintable() and ord(sign) < 0x180 else "?") for sign in text)
-
-
-def bibtex(board: Board) -> str:
-    """Return the suite itself, its data sets (entries with the keyword `benchmark`), and the paper of every method."""
-    papers = {cell["about"]["method"]["paper"] for cell in board.cells}
-    cited = {number for paper in papers for number in re.findall(r"\d{4}\.\d{5}", paper)}
-    entries = re.split(r"\n(?=@)", REFERENCES.read_text(encoding="utf-8"))
-    chosen = [
-        entry.strip()
-        for entry in entries
-        if cited & set(re.findall(r"eprint\s*=\s*{([\d.]+)}", entry)) or "keywords = {benchmark}" in entry
-    ]
-    known = {number for entry in chosen for number in re.findall(r"eprint\s*=\s*{([\d.]+)}", entry)}
-    others = [
-        "@misc{arxiv" + number.replace(".", "_") + ",\n  title = {{" + latex(paper) + "}},\n"
-        "  eprint = {" + number + "},\n  archiveprefix = {arXiv}\n}"
-        for paper in sorted(papers)
-        for number in re.findall(r"\d{4}\.\d{5}", paper)
-        if number not in known
-    ]
-    return "\n\n".join([_suite(), *chosen, *others]) + "\n"
-
-
-def _suite() -> str:
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    authors = " and ".join(
-        "{" + (author.get("name") or f"{author.get('given-names')} {author.get('family-names')}") + "}"
-        for author in citation["authors"]
-    )
-    return (
-        f"@software{{bert_quantization_benchmark,\n  title = {{{{{latex(citation['title'])}}}}},\n"
-        f"  author = {{{authors}}},\n  version = {{{citation['version']}}}\n}}"
-    )

@@ -1,232 +1,20 @@
 """The tables of the papers: one for each suite, a row for each method, a column for each task, made once for every output.
 
-A table holds its numbers and their written form; `report.tables.exports` turns it into files, and the page lays it out.
+Methods of one budget of bits (or of size, where no bit is saved) stand together and compete with each other. The losses are
+from full precision, and so are the verdicts; what a method lost from its own teacher stands beside them.
 """
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from report.evidence import statistics
 from report.evidence.board import Board, Suite
-from report.evidence.comparison import Average, Evidence
+from report.evidence.comparison import Evidence
 from report.evidence.latency import Speed
-from report.wording import (
-    CONVENTIONS,
-    PROTOCOLS,
-    active,
-    augmentation,
-    bits,
-    count,
-    diverged,
-    metric_title,
-    mib,
-    score,
-    shown_metrics,
-    signed,
-    width,
-)
+from report.tables.table import Entry, Fact, Row, Table
+from report.wording import CONVENTIONS, active, augmentation, bits, count, joined, mib, points, score, shown_metrics
 
-LEVEL = 0.05  # a difference is significant below this probability, after Holm's correction within the table
-MARKS = {
-    "best": "bold: best of its bit budget",
-    "tie": "≈ not told apart from the best of its bit budget",
-    "like_reference": "° not told apart from its teacher or the model it was quantized from",
-    "partial": "† partial data",
-    "augmented": "‡ trained with data augmentation, the others without",
-}
-
-
-@dataclass(frozen=True)
-class Text:
-    """One place of a written table."""
-
-    text: str
-    bold: bool = False
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table in its written form, for Markdown and LaTeX."""
-
-    name: str
-    caption: str
-    header: list[str]
-    rows: list[list[Text]]
-    notes: list[str]
-    text_columns: int = 2  # columns from the left that hold text, not numbers
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One method's score on one task, or the reason why there is none."""
-
-    method: str
-    task: str
-    status: str | None = None
-    scores: list[tuple[str, dict]] = field(default_factory=list)  # (metric, summary over seeds), the primary one first
-    drop: float | None = None
-    p: float | None = None  # of the drop, corrected
-    interval: tuple[float, float] | None = None
-    partial: bool = False
-    augmented: bool = False
-    best: bool = False
-    tie: bool = False
-    like_reference: bool = False
-    odd_n: bool = False  # whether its mean is over another number of seeds than most of the table
-
-    @property
-    def primary(self) -> dict:
-        return self.scores[0][1]
-
-    @property
-    def mean(self) -> float | None:
-        return None if self.status else self.primary["mean"]
-
-    @property
-    def diverged(self) -> str | None:
-        return None if self.status else diverged(self.primary["n"], self.primary["n_diverged"])
-
-    @property
-    def marks(self) -> str:
-        marks = (("≈", self.tie), ("°", self.like_reference), ("†", self.partial and not self.status))
-        marks += (("‡", self.augmented and not self.status),)
-        return "".join(sign for sign, on in marks if on)
-
-    @property
-    def change(self) -> str:
-        """Return the drop as a change of the score, in which a minus is a drop."""
-        return "no reference" if self.drop is None else signed(-self.drop)
-
-    def written(self) -> str:
-        if self.status:
-            return self.status
-        first, *others = (deviation(summary) for _, summary in self.scores)
-        text = " / ".join([first, *(score(summary["mean"]) for _, summary in self.scores[1:])]) if others else first
-        n = f"n = {self.primary['n']}" if self.odd_n else None
-        return " ".join(part for part in (text + self.marks, n, self.diverged) if part)
-
-
-@dataclass(frozen=True)
-class Row:
-    method: str
-    title: str
-    bits: str
-    budget: str
-    size: dict | None
-    speed: Speed | str  # over the tasks of the average, or why there is none
-    entries: list[Entry]
-    average: Average
-    average_best: bool = False
-    diverged: str | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """One suite under one protocol."""
-
-    name: str
-    title: str
-    protocol: str
-    tasks: dict[str, str]  # titles
-    metrics: dict[str, list[str]]
-    rows: list[Row]
-    baseline: list[tuple[str, dict]]
-    notes: list[str]
-    with_average: bool
-    device: str | None  # on which times were measured
-
-    @property
-    def with_speed(self) -> bool:
-        return any(isinstance(row.speed, Speed) for row in self.rows)
-
-    @property
-    def entries(self) -> list[Entry]:
-        return [entry for row in self.rows for entry in row.entries]
-
-    def grid(self) -> Grid:
-        sizes = [f"MiB, {name}" for name in CONVENTIONS]
-        tasks = [f"{title} ({', '.join(map(metric_title, self.metrics[task]))})" for task, title in self.tasks.items()]
-        ends = ["Average", "Mean drop"] if self.with_average else ["Mean drop"]
-        speeds = ["ms", "Sentences/s", "Speed-up"] if self.with_speed else []
-        return Grid(
-            name=f"{self.name}_{self.protocol}",
-            caption=f"{self.title}, development sets, {PROTOCOLS[self.protocol]}.",
-            header=["Method", "W-E-A bits", *sizes, "Ratio", *speeds, *tasks, *ends],
-            rows=[self._written(row) for row in self.rows],
-            notes=self.notes,
-        )
-
-    def _written(self, row: Row) -> list[Text]:
-        sizes = [Text(mib(row.size[name]["bytes"]) if row.size else "none") for name in CONVENTIONS]
-        ratio = Text(f"{score(row.size['file']['ratio'])}×" if row.size else "none")
-        average = [] if not self.with_average else [Text(average_written(row), row.average_best)]
-        drop = Text("none" if row.average.drop is None else score(row.average.drop))
-        entries = [Text(entry.written(), entry.best) for entry in row.entries]
-        speeds = [Text(text) for text in speed_written(row.speed)] if self.with_speed else []
-        return [Text(row.title), Text(row.bits), *sizes, ratio, *speeds, *entries, *average, drop]
-
-    def records(self) -> list[dict]:
-        """Return a mapping for each method, numbers as numbers, for CSV and JSON."""
-        return [self._record(row) for row in self.rows]
-
-    def _speed_record(self, speed: Speed | str) -> dict:
-        found = speed if isinstance(speed, Speed) else None
-        return {
-            "ms": found and found.milliseconds,
-            "ms p95": found and found.p95,
-            "sentences per second": found and found.per_second,
-            "speed-up": found and found.ratio,
-            "engine": found and " and ".join(sorted(found.engines)),
-            "device": self.device if found else speed,
-        }
-
-    def _record(self, row: Row) -> dict:
-        record = {"method": row.method, "title": row.title, "bits": row.bits, "protocol": self.protocol}
-        for name in CONVENTIONS:
-            record[f"{name} bytes"] = row.size[name]["bytes"] if row.size else None
-        record["ratio"] = row.size["file"]["ratio"] if row.size else None
-        record["parameters"] = row.size["parameters"] if row.size else None
-        record["active parameters"] = row.size.get("active_parameters", row.size["parameters"]) if row.size else None
-        if self.with_speed:
-            record |= self._speed_record(row.speed)
-        for entry in row.entries:
-            for metric in self.metrics[entry.task]:
-                summary = dict(entry.scores).get(metric, {})
-                record |= {f"{entry.task} {metric}": summary.get("mean"), f"{entry.task} {metric} sd": summary.get("sd")}
-            counts = {} if entry.status else entry.primary
-            low, high = entry.interval or (None, None)
-            record |= {
-                f"{entry.task} n": counts.get("n", 0),
-                f"{entry.task} diverged": counts.get("n_diverged"),
-                f"{entry.task} low": low,
-                f"{entry.task} high": high,
-                f"{entry.task} drop": entry.drop,
-                f"{entry.task} p": entry.p,
-                f"{entry.task} note": entry.status or _note(entry),
-            }
-        return record | ({"average": row.average.value} if self.with_average else {}) | {"drop": row.average.drop}
-
-
-def speed_written(speed: Speed | str) -> tuple[str, str, str]:
-    """Return milliseconds of a sentence, sentences a second in batches of 32, and the factor to full precision."""
-    if isinstance(speed, str):
-        return "none", "none", "none"
-    return (
-        f"{speed.milliseconds:.3g}",
-        count(round(speed.per_second)),
-        "none" if speed.ratio is None else f"{score(speed.ratio, 2)}×",
-    )
-
-
-def deviation(summary: dict) -> str:
-    return score(summary["mean"]) + ("" if summary["sd"] is None else f" ± {score(summary['sd'])}")
-
-
-def average_written(row: Row) -> str:
-    if row.average.value is None:
-        return row.average.reason
-    return score(row.average.value) + (f" {row.diverged}" if row.diverged else "")
+REJECTED = "after Holm's correction of all tests of this table"
 
 
 def tables(evidence: Evidence) -> list[Table]:
@@ -243,13 +31,16 @@ def table(evidence: Evidence, suite: Suite, protocol: str) -> Table:
     board = evidence.board
     tasks = [task for task in suite.tasks if board.of_task(task)]
     methods = [method for method in board.methods if any((method, task) in board.places for task in tasks)]
+    methods.sort(key=board.budget)
     entries = {(method, task): _entry(evidence, method, task, protocol) for method in methods for task in tasks}
     usual_n = _usual_n(entries.values())
-    entries = _marked(evidence, entries, protocol, usual_n)
-    averaged = board.averaged(tasks)
-    rows = [_row(evidence, method, protocol, averaged, [entries[method, task] for task in tasks]) for method in methods]
-    for row in _best_averages(rows):
-        rows[rows.index(row)] = replace(row, average_best=True)
+    best = _best(board, {place: entry.mean for place, entry in entries.items() if _competes(board, entry)})
+    entries = {
+        place: replace(entry, best=place in best, odd_n=not entry.status and entry.primary["n"] != usual_n)
+        for place, entry in entries.items()
+    }
+    averaged = _averaged(board, suite)
+    rows = _rows(evidence, methods, [[entries[method, task] for task in tasks] for method in methods], averaged, protocol)
     return Table(
         device=board.latencies.setting.title if board.latencies.setting else None,
         name=suite.name,
@@ -257,96 +48,59 @@ def table(evidence: Evidence, suite: Suite, protocol: str) -> Table:
         protocol=protocol,
         tasks={task: board.task_title(task) for task in tasks},
         metrics={task: shown_metrics(board.of_task(task)[0]) for task in tasks},
+        averaged=averaged,
         rows=rows,
         baseline=[(task, board.of_task(task)[0]["measured"]["baseline"]) for task in tasks],
-        notes=_notes(board, tasks, list(entries.values()), rows, usual_n),
-        with_average=len(averaged) > 1,
+        notes=list(_notes(board, tasks, averaged, rows, usual_n)),
     )
 
 
+def _averaged(board: Board, suite: Suite) -> list[str]:
+    """Return the tasks of the suite's average: in the main suite those that the whole page speaks of."""
+    main = board.main_tasks()
+    return main if set(main) <= set(suite.averaged) else [task for task in suite.averaged if board.of_task(task)]
+
+
+# Entries
+
+
 def _entry(evidence: Evidence, method: str, task: str, protocol: str) -> Entry:
+    board = evidence.board
     if status := evidence.status(method, task):
         return Entry(method, task, status)
-    cell, score = evidence.board.cell(method, task), evidence.score(method, task, protocol)
+    cell, scored = board.cell(method, task), evidence.score(method, task, protocol)
     return Entry(
         method=method,
         task=task,
-        scores=[(name, score.metrics[name]) for name in shown_metrics(cell) if name in score.metrics],
-        drop=score.drop,
-        interval=score.interval,
+        scores=[(name, scored.metrics[name]) for name in shown_metrics(cell) if name in scored.metrics],
+        interval=scored.interval,
+        loss=evidence.loss(method, task, protocol),
+        verdict=evidence.verdict(method, task, protocol),
+        drop=scored.drop,
+        teacher=scored.reference,
+        teacher_title=scored.reference and board.title(scored.reference.method),
         partial=cell["ran_on"]["dataset"]["partial"],
         augmented=augmentation(cell) is not None,
     )
 
 
-def _note(entry: Entry) -> str | None:
-    notes = (("partial data", entry.partial), ("data augmentation", entry.augmented))
-    return ", ".join(note for note, on in notes if on) or None
+def _competes(board: Board, entry: Entry) -> bool:
+    return entry.mean is not None and not entry.diverged and board.comparable(entry.method, entry.task)
 
 
-def _marked(evidence: Evidence, entries: dict, protocol: str, usual_n: int | None) -> dict:
-    """Mark the best of each bit budget and what Holm's correction of all tests in the table leaves."""
-    board, best = evidence.board, {}
-    for (method, task), entry in entries.items():
-        if entry.mean is not None and not entry.diverged and board.comparable(method, task):
-            best.setdefault((budget(board, method), task), []).append(entry)
-    best = {place: max(of, key=lambda entry: entry.mean) for place, of in best.items() if len(of) > 1}
-    tests = {}
-    for (method, task), entry in entries.items():
-        if entry.status:
-            continue
-        if difference := evidence.score(method, task, protocol).difference:
-            tests[method, task, "reference"] = difference.p
-        top = best.get((budget(board, method), task))
-        if top is None or top is entry or entry.diverged:
-            continue
-        if difference := evidence.pair(method, top.method, task, protocol):
-            tests[method, task, "best"] = difference.p
-    corrected = dict(zip(tests, statistics.holm(tests.values()), strict=True))
-
-    def marked(method: str, task: str, entry: Entry) -> Entry:
-        p = corrected.get((method, task, "reference"))
-        return replace(
-            entry,
-            best=best.get((budget(board, method), task)) is entry,
-            tie=corrected.get((method, task, "best"), 0) >= LEVEL,
-            like_reference=p is not None and p >= LEVEL,
-            p=p,
-            odd_n=entry.status is None and entry.primary["n"] != usual_n,
-        )
-
-    return {(method, task): marked(method, task, entry) for (method, task), entry in entries.items()}
+def _best(board: Board, means: dict[tuple[str, str], float]) -> set[tuple[str, str]]:
+    """Return the places, each (method, task), with the highest mean of their budget on the task; ties are all best."""
+    highest = {}
+    for (method, task), mean in means.items():
+        competition = board.budget(method), task
+        highest[competition] = max(_as_shown(mean), highest.get(competition, _as_shown(mean)))
+    return {
+        (method, task) for (method, task), mean in means.items() if _as_shown(mean) == highest[board.budget(method), task]
+    }
 
 
-def budget(board: Board, method: str) -> str:
-    """Return the bits of a weight: methods that spend the same compete with each other."""
-    return width(measured["weights"]) if (measured := board.bits(method)) else "?"
-
-
-def _row(evidence: Evidence, method: str, protocol: str, averaged: list[str], entries: list[Entry]) -> Row:
-    board, tasks = evidence.board, [entry.task for entry in entries]
-    cells = [cell for cell in board.of_method(method) if cell["request"]["task"] in tasks]
-    sizes = [cell["measured"]["size"] for cell in cells if cell["measured"]["size"]]
-    lost, runs = evidence.diverged(method, averaged)
-    return Row(
-        method=method,
-        title=board.title(method),
-        bits=bits(board.bits(method)),
-        budget=budget(board, method),
-        size=max(sizes, key=lambda size: size["file"]["bytes"]) if sizes else None,
-        speed=board.latencies.speed(method, averaged or tasks),
-        entries=entries,
-        average=evidence.average(method, averaged, protocol),
-        diverged=diverged(runs - lost, lost),
-    )
-
-
-def _best_averages(rows: list[Row]) -> list[Row]:
-    of_budget = {}
-    for row in rows:
-        if row.average.value is not None and not row.diverged:
-            of_budget.setdefault(row.budget, []).append(row)
-    return [max(of, key=lambda row: row.average.value) for of in of_budget.values() if len(of) > 1]
+def _as_shown(mean: float) -> float:
+    return float(f"{mean:.1f}")
 
 
 def _usual_n(entries: Iterable[Entry]) -> int | None:
@@ -355,23 +109,108 @@ def _usual_n(entries: Iterable[Entry]) -> int | None:
     return max(counts, key=lambda n: (counts[n], n), default=None)
 
 
-def _notes(board: Board, tasks: list[str], entries: list[Entry], rows: list[Row], usual_n: int | None) -> list[str]:
+# Rows
+
+
+def _rows(
+    evidence: Evidence, methods: list[str], entries: list[list[Entry]], averaged: list[str], protocol: str
+) -> list[Row]:
+    verdicts = evidence.verdicts_of_averages(averaged, protocol)
+    rows = [_row(evidence, method, protocol, averaged, of) for method, of in zip(methods, entries, strict=True)]
+    means = {(row.method, ""): row.average.value for row in rows if row.average.value is not None and not row.diverged}
+    best = _best(evidence.board, means)
+    return [replace(row, verdict=verdicts.get(row.method), average_best=(row.method, "") in best) for row in rows]
+
+
+def _row(evidence: Evidence, method: str, protocol: str, averaged: list[str], entries: list[Entry]) -> Row:
+    board, tasks = evidence.board, [entry.task for entry in entries]
+    cells = [cell for cell in board.of_method(method) if cell["request"]["task"] in tasks]
+    sizes = [cell["measured"]["size"] for cell in cells if cell["measured"]["size"]]
+    size = max(sizes, key=lambda size: size["file"]["bytes"]) if sizes else None
+    speed = board.latencies.speed(method, averaged or tasks)
+    lost, runs = evidence.diverged(method, averaged)
+    return Row(
+        method=method,
+        title=board.title(method),
+        paper=next((cell["about"]["method"]["paper"] for cell in cells), None),
+        budget=board.budget(method),
+        size=size,
+        speed=speed,
+        facts={"bits": Fact(bits(board.bits(method)))} | _size_facts(size) | _time_facts(speed),
+        entries=entries,
+        average=evidence.average(method, averaged, protocol),
+        n_diverged=lost,
+        n=runs - lost,
+    )
+
+
+def _size_facts(size: dict | None) -> dict[str, Fact]:
+    if size is None:
+        return dict.fromkeys((*CONVENTIONS, "ratio", "parameters"), Fact("none", reason="no model was written"))
+    facts = {name: Fact(mib(size[name]["bytes"]), size[name]["bytes"]) for name in CONVENTIONS}
+    facts["ratio"] = Fact(f"{score(size['file']['ratio'])}×", size["file"]["ratio"])
+    facts["parameters"] = Fact(score(size["parameters"] / 1e6), size["parameters"])
+    return facts
+
+
+def _time_facts(speed: Speed | str) -> dict[str, Fact]:
+    if isinstance(speed, str):
+        return dict.fromkeys(("ms", "per_second", "speed_up", "memory"), Fact(speed.partition(":")[0], reason=speed))
+    no_ratio, no_memory = Fact("none", reason="no time of full precision"), Fact("none", reason="not measured")
+    return {
+        "ms": Fact(f"{speed.milliseconds:.3g}", speed.milliseconds),
+        "per_second": Fact(count(round(speed.per_second)), speed.per_second),
+        "speed_up": no_ratio if speed.ratio is None else Fact(f"{score(speed.ratio, 2)}×", speed.ratio),
+        "memory": no_memory if speed.memory is None else Fact(mib(speed.memory), speed.memory),
+    }
+
+
+# Notes
+
+
+def _notes(board: Board, tasks: list[str], averaged: list[str], rows: list[Row], usual_n: int | None) -> Iterable[str]:
     """Explain the marks of this very table, and warn of what it cannot show."""
-    notes = [text for mark, text in MARKS.items() if any(getattr(entry, mark) for entry in entries if not entry.status)]
-    left_out = [board.task_title(task) for task in tasks if task not in board.averaged(tasks)]
-    if left_out and any(row.average.value is not None for row in rows):
-        notes.append(f"the average leaves out {', '.join(left_out)}")
+    entries = [entry for row in rows for entry in row.entries if not entry.status]
+    if any(entry.best for entry in entries):
+        yield "bold: best of its budget"
+    yield from _notes_on_marks(board, entries, rows)
+    if averaged:
+        yield _note_on_average(board, tasks, averaged)
     unless = ", where no other n is given" if any(entry.odd_n for entry in entries) else ""
     if usual_n:
-        over = f"mean ± standard deviation over n = {usual_n} seeds" if usual_n > 1 else "n = 1 seed, so no deviation"
-        notes.append(over + unless)
+        over = f"mean ± standard deviation over n = {usual_n} seeds" if usual_n > 1 else "one seed (n = 1), so no deviation"
+        yield over + unless
     if any(isinstance(row.speed, Speed) for row in rows):
-        notes += [note[0].lower() + note[1:].removesuffix(".") for note in board.latencies.notes(board.title)]
-    notes += [f"{row.title} {text}; its sizes count all" for row in rows if row.size and (text := active(row.size))]
+        yield from (note[0].lower() + note[1:].removesuffix(".") for note in board.latencies.notes(board.title))
+    yield from (f"{row.title} {text}; its sizes count all" for row in rows if row.size and (text := active(row.size)))
     if board.generated:
-        notes.append("generated data: do not compare these numbers with any paper")
-    notes += [f"not compared: {text}" for text in odd_written(board, tasks)]
-    return notes
+        yield "generated data: do not compare these numbers with any paper"
+    yield from (f"not compared: {text}" for text in odd_written(board, tasks))
+
+
+def _notes_on_marks(board: Board, entries: list[Entry], rows: list[Row]) -> Iterable[str]:
+    margin = points(board.margin)
+    verdicts = {
+        "≈": f"≈ equivalent within {margin} of full precision: the 95 % interval of the loss ends below {margin}",
+        "▽": f"▽ worse than full precision {REJECTED}",
+        "△": f"△ better than full precision {REJECTED}",
+    }
+    shown = {of.verdict.mark for of in (*entries, *rows) if of.verdict}
+    yield from (text for mark, text in verdicts.items() if mark in shown)
+    if any(entry.partial for entry in entries):
+        yield "† partial data"
+    if any(entry.augmented for entry in entries):
+        yield "‡ trained with data augmentation, the others without"
+
+
+def _note_on_average(board: Board, tasks: list[str], averaged: list[str]) -> str:
+    reasons = board.left_out() if averaged == board.main_tasks() else {}
+    left_out = [
+        board.task_title(task) + (f" ({reasons[task]})" if task in reasons else "") for task in tasks if task not in averaged
+    ]
+    without = f", without {', '.join(left_out)}" if left_out else ""
+    titles = joined([board.task_title(task) for task in averaged])
+    return f"average and loss: the mean over {titles}{without}" if len(averaged) > 1 else f"loss: on {titles}{without}"
 
 
 def odd_written(board: Board, tasks: list[str]) -> list[str]:

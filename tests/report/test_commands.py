@@ -82,6 +82,24 @@ def test_commands_make_the_cell_and_the_page(tmp_path):
     assert page.read_bytes() == again.read_bytes()
 
 
+@pytest.mark.parametrize("margin", ["0", "-1", "nan", "101", "small"])
+def test_a_margin_that_is_none_is_refused(margin, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["page", "--out", str(tmp_path / "index.html"), "--margin", margin])
+    assert f"argument --margin: '{margin}' is no number of points above 0 and up to 100" in capsys.readouterr().err
+
+
+def test_the_margin_reaches_the_comparison(tmp_path, monkeypatch):
+    from report.evidence import comparison
+
+    margins = []
+    compare = comparison.compare
+    monkeypatch.setattr(comparison, "compare", lambda cells, failed, margin: margins.append(margin) or compare(cells))
+    cells = map(str, write_cells(tmp_path, fixture.board(("fp32",), ("rte",), seeds=(1,), rows=40)))
+    assert main(["page", "--out", str(tmp_path / "index.html"), "--margin", "0.25", *cells]) == 0
+    assert margins == [0.25]
+
+
 def test_the_entry_page_lists_the_pages_that_exist(tmp_path):
     for preset, methods in (("demo", ("fp32",)), ("pa per", ("fp32", "rtn_8bit"))):
         cells = fixture.board(methods, ("rte",), seeds=(1,), rows=40)

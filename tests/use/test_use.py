@@ -159,12 +159,21 @@ def test_lines_of_json_are_answered_in_order_under_either_kind_of_name(world, mo
     assert all(answer["probability"] == pytest.approx(one["probability"], abs=1e-5) for answer, one in pairs)
 
 
+def test_a_wrong_key_of_a_pair_is_named(world, monkeypatch, capsys):
+    for line in ('{"sentence1": "a", "sentence_2": "b"}', '{"text": "a", "sentence_2": "b"}'):
+        code, _, error = ask_stdin(monkeypatch, capsys, model_of(world("mrpc")), line + "\n")
+        told = 'line 1 of the input: unknown key "sentence_2". mrpc takes "sentence1" and "sentence2", or "text" and "pair".'
+        assert code == 1 and told in error
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
         ("good film", 'line 3 of the input is no JSON object: write lines such as {"sentence": "..."}.'),
         ("[1]", "line 3 of the input is no JSON object"),
-        ('{"label": 1}', "line 3 of the input: sst2 takes 1 text (sentence), and 0 can be found."),
+        ('{"sentense": "a"}', 'line 3 of the input: unknown key "sentense". sst2 takes "sentence", or "text".'),
+        ('{"label": 1, "a": 2, "b": 3, "c": 4}', 'input: unknown keys "label", "a", "b" and 1 more. sst2 takes'),
+        ("{}", "line 3 of the input: sst2 takes 1 text (sentence), and 0 can be found."),
         ('{"text": "a", "pair": "b"}', "line 3 of the input: sst2 takes 1 text (sentence), and 2 can be found."),
         ('{"sentence": 3}', "line 3 of the input: sentence is no text but 3."),
         ('{"sentence": "\\ud800"}', "line 3 of the input: sentence is no valid Unicode text"),
@@ -280,6 +289,30 @@ def test_a_file_tells_where_it_comes_from_and_its_sizes_are_those_of_its_run(wor
     steps = arrays["bert.embeddings.word_embeddings.weight.step"]
     assert (table["bits"], table["step"]["count"]) == (4, len(steps))
     assert (table["step"]["min"], table["step"]["max"]) == (float(steps.min()), float(steps.max()))
+
+
+def test_a_file_without_the_record_of_its_run_is_measured(world, tmp_path):
+    path = run(world("sst2"), "rtn_4bit", ptq) / "last.safetensors"
+    expected = inspection.facts(path)
+    copied = tmp_path / path.name
+    copied.write_bytes(path.read_bytes())
+    assert inspection.facts(copied) == expected | {"file": str(copied)}
+    record = json.loads(path.with_name("run.json").read_text())
+    of_another_file = {**record, "files": {path.name: "0" * 64}, "bits": dict.fromkeys(record["bits"], 1.0)}
+    of_another_form = {**record, "bits": dict.fromkeys(record["bits"], "1")}
+    for strange in (of_another_file, of_another_form, {**record, "size": None}, {}):
+        (tmp_path / "run.json").write_text(json.dumps(strange))
+        assert inspection.facts(copied)["bits"] == expected["bits"]
+
+
+def test_inspecting_the_model_of_a_run_imports_no_torch(world):
+    program = (
+        "import sys; from methods.__main__ import main; assert main(sys.argv[1:]) == 0; "
+        "print(*sorted({'torch', 'transformers', 'scipy'} & {*sys.modules}))"
+    )
+    words = [sys.executable, "-c", program, "inspect", "--layers", str(model_of(world("sst2")))]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=catalogue.ROOT)
+    assert done.stdout.endswith("\n\n"), done.stdout.splitlines()[-1]
 
 
 def test_the_page_is_readable_on_80_columns_and_lists_matrices_when_asked(world):

@@ -76,7 +76,7 @@ def test_overrides_are_what_the_user_wrote_beyond_the_preset_and_the_cell_depend
     found = catalogue.load({**DEMO, "tasks": ["rte", "cola"], "seeds": [1, 2], "primary": "last", "budget": budget})
     assert found.overrides("rte") == {"seeds": [1, 2], "budget": {"epochs_scale": 3, "tasks": {"rte": {"epochs_scale": 5}}}}
     assert found.overrides("cola") == {"seeds": [1, 2], "budget": {"epochs_scale": 3}}
-    assert catalogue.load({**DEMO, "methods": ["fp32"]}).overrides("rte") == {}
+    assert catalogue.load({**DEMO, "methods": ["fp32"], "report": {"margin": 2}}).overrides("rte") == {}
     assert catalogue.load({**DEMO, "budget": {"tasks": {"rte": {"epochs_scale": 5}}}}).overrides("cola") == {}
 
 
@@ -84,7 +84,10 @@ def test_cells_learn_titles_and_suites_and_no_request_does():
     found = catalogue.load(DEMO)
     about = found.about("twn_2bit", "wnli")
     assert about["method"].keys() == {"title", "family", "family_title", "paper", "listed", "deviations"}
-    assert about["task"] == {"title": "WNLI", "suite": "GLUE", "averaged": False, "kind": "classification"}
+    assert about["task"] == {"title": "WNLI", "suite": "GLUE", "averaged": False, "kind": "classification"} | {
+        "labels": ["not_entailment", "entailment"]
+    }
+    assert found.about("fp32", "stsb")["task"]["labels"] == []
     shown = {"title", "suite", "averaged", "listed", "deviations", "paper"}
     assert not shown & found.request("twn_2bit", "wnli", 1)["spec"].keys()
     assert not shown & found.request_data("wnli")["entry"].keys()

@@ -27,7 +27,7 @@ for method in {METHODS}:
     shown = [found.about(method, "mrpc"), found.overrides("mrpc"), found.config["primary"]]
     products[f"cell {{method}}"] = [shown, c.digest(*c.CELL_SOURCES)]
 products["latency"] = found.request_latency()
-products["page"] = c.digest(*c.PAGE_SOURCES)
+products["page"] = [found.config["report"], c.digest(*c.PAGE_SOURCES)]
 print(json.dumps(products))
 """
 RUNS = {f"run {method}" for method in METHODS}
@@ -174,6 +174,7 @@ def test_titles_reach_cells_and_no_run(name, old, new, direct, changed):
         ({"primary": "best"}, (RUNS - {"run fp32"}) | CELLS | {"latency"}),
         ({"latency": {"seconds": 3}}, CELLS | {"latency"}),
         ({"latency": False}, CELLS | {"latency"}),
+        ({"report": {"margin": 0.5, "texts": True}}, {"page"}),
         ({"tasks": ["mrpc"], "augmentation": {}}, STUDENTS | CELLS),
         ({"tasks": ["mrpc"], "augmentation": {"methods": ["twn_2bit"]}}, {"run twn_2bit"} | CELLS),
     ],

@@ -1,4 +1,5 @@
-# The cheap part: cells, which sum up a method's runs over seeds, and the page, which reads cells and nothing else.
+# The cheap part: cells, which sum up a method's runs over seeds, and the page, which reads cells. Where texts may be shown and
+# exist, it shows those of a few rows; they are no input, because the page is made without them too.
 
 
 rule cell:
@@ -53,11 +54,13 @@ rule page:
     conda:
         "../../environment.yml"
     params:
+        options=PAGE_OPTIONS,
         code=catalogues.digest(*catalogues.PAGE_SOURCES),
     message:
         "Page, tables and figures"
     shell:
-        "{{ python -m report page --out {output.page:q} --tables {output.tables:q} --figures {output.figures:q} {input:q}"
+        "{{ python -m report page --out {output.page:q} --tables {output.tables:q} --figures {output.figures:q}"
+        " {params.options} {input:q}"
         " && python -m report entry --out report/html/index.html; }} > {log:q} 2>&1"
 
 
@@ -71,10 +74,11 @@ rule partial:
     params:
         cells=CELLS,
         why=WHY_MISSING,
+        options=PAGE_OPTIONS,
         page=PAGE,
     shell:
         "{{ python -m report page --out {params.page:q}/index.html --tables {params.page:q}/tables"
-        " --figures {params.page:q}/figures {params.why} {params.cells:q}"
+        " --figures {params.page:q}/figures {params.options} {params.why} {params.cells:q}"
         " && python -m report entry --out report/html/index.html; }} 2>&1 | tee {log:q}"
 
 

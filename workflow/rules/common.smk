@@ -146,6 +146,10 @@ RUNS = CATALOGUE.runs(CATALOGUE.config["methods"], CATALOGUE.config["tasks"])
 LINEAGE = {method: CATALOGUE.lineage(method) for method in CATALOGUE.methods}
 WHY_MISSING = f"--logs results/{PRESET}/logs --ancestors {shlex.quote(catalogues.dump(LINEAGE))}"
 
+# Options of the command that makes the page.
+PAGE_OPTIONS = f"--margin {CATALOGUE.config['report']['margin']} --results results/{PRESET}"
+PAGE_OPTIONS += " --texts" if CATALOGUE.config["report"]["texts"] else ""
+
 # The runs that others wait for, and the longest ones, come first, so that no core is idle at the end.
 PRIORITIES = CATALOGUE.priorities(RUNS)
 FIRST = 1 + max(PRIORITIES.values())

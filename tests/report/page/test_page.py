@@ -3,6 +3,7 @@
 import base64
 import copy
 import html.parser
+import itertools
 import json
 import re
 
@@ -10,10 +11,10 @@ import pytest
 
 from report.evidence.comparison import compare
 from report.evidence.statistics import holm
-from report.page.charts import log_ticks, round_ticks
 from report.page.data import pairs
 from report.page.headline import headline
 from report.page.page import render
+from report.ticks import log_ticks, round_ticks
 from report.wording import bits, probability, score, signed
 from tests.fixtures import cells as fixture
 from tests.fixtures.cells import cell_at
@@ -65,20 +66,21 @@ class Reader(html.parser.HTMLParser):
 def test_the_tables_show_numbers_and_words(cells, page):
     evidence = compare(cells, FAILED)
     rows = Reader(page).rows
-    line = next(row for row in rows if row[0] == "KDLSQ-BERT, 4 bits lsq_4bit")
-    assert line[1] == "4-4-8" and line[5] == "7.7×"
-    assert line[6:9] == ["0.938", "1,707", "4.27×"], "4 ms of full precision"
-    assert line[9].startswith(score(evidence.score("lsq_4bit", "cola").mean))
-    assert line[12] == "failed" and line[13].split()[0] == score(evidence.average("lsq_4bit", ("cola", "qqp", "rte")).value)
-    assert any("not run" in row for row in rows if row[0] == "Binary weights bwn_1bit"), "SQuAD 2.0"
+    line = next(row for row in rows if row[0].startswith("KDLSQ-BERT, 4 bits lsq_4bit"))
+    assert line[0].endswith("4-4-8 bits, 54.3 MiB"), "for phones"
+    assert line[1:4] == ["4-4-8", "54.3", "7.7×"] and line[6] == "109.5"
+    assert line[7:10] == ["0.938", "1,707", "4.27×"], "4 ms of full precision"
+    assert line[11].startswith(score(evidence.score("lsq_4bit", "cola").mean))
+    assert line[14] == "failed" and line[15].split()[0] == score(evidence.average("lsq_4bit", ("cola", "qqp", "rte")).value)
+    assert any("not run" in row for row in rows if row and row[0].startswith("Binary weights bwn_1bit")), "SQuAD 2.0"
     assert any("†" in text for text in line)
 
 
 def test_the_reader_is_told_of_gaps_and_sources(page):
     text = " ".join(Reader(page).text.split())
     for words in (
-        "cells use only part of the official data",
-        "2 cells failed: lsq_4bit on WNLI, lada_10x on RTE. The reason is given under each task.",
+        "cells used only part of the official data, marked †.",
+        "2 cells failed: lsq_4bit on WNLI, lada_10x on RTE. Task by task gives the reasons.",
         "failed: The disk is full.",
         "train: 100,000 of 363,846 rows",
         "snakemake results/lsq_4bit_rte.json --config preset=paper",
@@ -126,7 +128,7 @@ def test_an_odd_cell_is_named_and_the_others_are_compared(cells):
         "Not compared, because they were made differently: TernaryBERT, LAT on RTE (primary protocol best, not last)" in text
     )
     assert "Not compared with other cells: primary protocol best, not last." in text
-    assert "cannot be compared" not in text and "°</sup>" in page and "compressed methods" in text
+    assert '<span class="v-verdict">▽</span>' in page, "the others have verdicts"
 
 
 def test_a_page_on_which_every_method_has_an_odd_cell_has_no_average(cells):
@@ -155,9 +157,9 @@ def test_an_unknown_family_and_an_unknown_task_show_up_everywhere(cells):
     text = " ".join(Reader(page).text.split())
     assert "newcomer" in text, "in the legend"
     assert "Other tasks" in text and "My task" in text
-    assert "Mean of CoLA, QQP, for the methods that have them all." in text
-    row = next(row for row in Reader(page).rows if row[0] == "Binary weights bwn_1bit")
-    assert row[10].split()[0] == score(compare(cells).average("bwn_1bit", ["cola", "qqp"]).value)
+    assert "Mean score on CoLA, QQP, for the methods that have all of them." in text
+    row = next(row for row in Reader(page).rows if row[0].startswith("Binary weights bwn_1bit"))
+    assert row[14].split()[0] == score(compare(cells).average("bwn_1bit", ["cola", "qqp"]).value)
 
 
 def test_a_page_of_own_tasks_alone_has_a_headline_and_a_plot(cells):
@@ -166,15 +168,74 @@ def test_a_page_of_own_tasks_alone_has_a_headline_and_a_plot(cells):
         cell["about"]["task"] |= {"title": "My task", "suite": None, "averaged": False}
     evidence = compare(cells)
     assert "My task" in headline(evidence).result
-    assert "My task. Bars are 95 % intervals." in " ".join(Reader(render(evidence)).text.split())
+    assert "Score on My task. Bars are 95 % confidence intervals." in " ".join(Reader(render(evidence)).text.split())
 
 
-def test_a_pairs_table_is_corrected_and_antisymmetric(cells):
+def test_the_pairs_of_a_task_are_corrected_and_antisymmetric(cells):
     evidence = compare(cells)
-    table = pairs(evidence, "rte")
-    assert table[1][1] is None and table[1][3][0] == -table[3][1][0]
-    raw = [evidence.pair(method, "fp32", "rte", "last").p for method in METHODS[1:]]
-    assert [p for _, p in table[0][1:]] == pytest.approx(holm(raw), rel=0.06)
+    table = pairs(evidence, "rte", "last")
+    assert table["rtn_2bit"][1] == 0 and table["rtn_2bit"][3][0] == -table["lat_2bit"][1][0]
+    differences = [evidence.pair(method, "fp32", "rte", "last") for method in METHODS[1:]]
+    assert [p for *_, p in table["fp32"][1:]] == pytest.approx(holm([one.p for one in differences]), rel=0.06)
+    lost, half, _ = table["fp32"][1]
+    assert lost == round(evidence.loss("rtn_2bit", "rte").value, 2) > 0
+    assert lost + half == pytest.approx(evidence.loss("rtn_2bit", "rte").interval[1], abs=0.01)
+
+
+def test_headings_skip_no_level_and_landmarks_are_named(page):
+    tags = Reader(page).tags
+    levels = [int(tag[1]) for tag, _ in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    for tag, attributes in tags:
+        if tag in ("section", "nav", "article", "form") or attributes.get("role") in ("region", "group"):
+            assert {"aria-label", "aria-labelledby", "id"} & attributes.keys(), (tag, attributes)
+
+
+def test_no_number_stands_beside_a_wrong_plural():
+    cells = fixture.board(("fp32", "lsq_4bit"), ("rte",), seeds=(1,), rows=50)
+    text = " ".join(Reader(render(compare(cells))).text.split())
+    visible = text[text.index("Skip to the results") : text.index('{"methods"')]
+    assert not re.search(r"(?<![\d.,])1 (seeds|runs|cells|methods|tasks|settings|threads)\b", visible)
+    assert "1 seed" in visible
+
+
+def test_every_score_of_a_task_and_a_method_is_a_link_to_its_cell(page):
+    for pattern in (r'<td data-v="[\d.-]+"><a href="#lsq_4bit_rte">\d+\.\d</a>', r'<a href="#lsq_4bit_rte">RTE \d+\.\d</a>'):
+        assert re.search(pattern, page), pattern
+
+
+def test_a_cell_names_commit_environment_and_command_that_make_it_again(cells):
+    cells = copy.deepcopy(cells[:1])
+    machines = [one["machine"] for one in cells[0]["ran_on"]["volatile"]["machines"]]
+    page = " ".join(Reader(render(compare(cells))).text.split())
+    commands = f"git checkout {machines[0]['git_commit']} python3 -m venv .venv && . .venv/bin/activate"
+    assert f"{commands} && pip install -r requirements.txt -c constraints.txt snakemake results/fp32_cola.json" in page
+    assert "uncommitted changes: the commit" not in page and "several commits" not in page
+    machines[0]["git_dirty"], machines[1]["git_commit"] = True, None
+    page = " ".join(Reader(render(compare(cells))).text.split())
+    assert "The code had uncommitted changes: the commit alone may give other numbers." in page
+    assert "were made at several commits" in page and "The code was in no git repository" in page
+
+
+def test_generated_data_has_no_official_rows(cells, page):
+    assert "Official rows" in page
+    generated = render(compare(fixture.board(("fp32",), ("rte",), seeds=(1,), rows=50, source="generated")))
+    assert "Official rows" not in generated and "<td>generated</td>" in generated
+
+
+def test_a_loss_names_full_precision_and_the_own_teacher_beside_it(cells):
+    cells = copy.deepcopy(cells)
+    taught = cell_at(cells, "lat_2bit", "rte")
+    for teacher in (taught["ran_on"]["teacher"], taught["measured"]["teacher"]):
+        teacher["method"] = "half_width"
+    taught["measured"]["teacher"]["score"] = 70.0
+    evidence = compare(cells)
+    rows = [row for row in Reader(render(evidence)).rows if row[0] == "TernaryBERT, LAT" and "half_width" in row[-1]]
+    assert len(rows) == 2, "one for each protocol"
+    row = rows[0]
+    assert row[4].split()[0] == score(evidence.loss("lat_2bit", "rte").value)
+    assert row[6] == f"{score(70 - evidence.score('lat_2bit', 'rte').mean)} from half_width"
 
 
 # Safety

@@ -10,6 +10,7 @@ import yaml
 
 from methods.common.files import write_json
 from tests.fixtures import cells as fixture
+from workflow import catalogue
 
 ROOT = Path(__file__).resolve().parents[3]
 TASKS = ("cola", "rte")
@@ -59,6 +60,35 @@ def test_snakemakes_own_report_is_made_offline_with_captions(project):
     assert any(name.endswith("size_rte.svg") for name in names) and any(name.endswith("glue_last.csv") for name in names)
     for caption in ("one self-contained file", "numbers as numbers", "Hollow points"):
         assert caption in text, caption
+
+
+def test_the_margin_and_the_texts_reach_the_page_and_remake_it_alone(project):
+    def planned(*settings: str) -> str:
+        config = ["--config", *settings] if settings else []
+        done = snakemake(project, PAGE, "-n", "-p", "--allowed-rules", "page", *config)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "report page" not in planned()
+    shown = planned("report={margin: 0.5, texts: true}")
+    assert "--margin 0.5 --results results/demo --texts results/fp32_cola.json" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("{margn: 2}", "error: configuration: unknown key 'margn' at report. Did you mean 'margin'?"),
+        ("{margin: 0}", "error: configuration: report.margin: 0 is less than or equal to the minimum of 0"),
+        ("{margin: small}", "error: configuration: report.margin: 'small' is not of type 'number'"),
+        ("{texts: 1}", "error: configuration: report.texts: 1 is not of type 'boolean'"),
+        ("null", "error: configuration: report: None is not of type 'object'"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(value, line):
+    config = catalogue.merge({"preset": "demo"}, {"report": catalogue.typed(yaml.safe_load(value))})
+    with pytest.raises(catalogue.ConfigError) as error:
+        catalogue.load(config)
+    assert f"error: {error.value}".startswith(line) and "\n" not in str(error.value)
 
 
 def test_partial_makes_the_page_of_what_exists_and_says_what_failed(project):

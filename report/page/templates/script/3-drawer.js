@@ -1,46 +1,42 @@
-// The drawer: a cell with its recipe and its data, over the page. Without scripts the same is under "Every cell".
+// The drawer: a cell with its recipe, over the page. Without scripts the same is under "Every cell".
+// The address decides which cell is open; see 6-address.js.
 const drawer = byId("drawer"), drawerBody = byId("drawer-body");
 let borrowed = null, cameFrom = null;
 
-function openCell(id) {
-  const cell = byId(id);
-  if (!cell?.matches("details.cell")) return false;
-  closeCell();
-  cameFrom = document.activeElement;
+const cellNamed = (name) => { const cell = byId(name); return cell?.matches("details.cell") ? cell : null; };
+
+function showCell(name) {
+  const cell = cellNamed(name);
+  if (!cell) return hideCell();
+  if (!drawer.open) cameFrom = document.activeElement;
+  returnBorrowed();
   borrowed = { cell, inside: cell.querySelector(".inside") };
   byId("drawer-title").textContent = cell.querySelector("summary strong").textContent;
   drawerBody.append(borrowed.inside);
-  const recipe = all(`.method[data-m="${cell.dataset.m}"] .recipe`)[0]?.cloneNode(true);
+  const method = all(".method").find((one) => one.dataset.m === cell.dataset.m);
+  const recipe = method?.querySelector(".recipe")?.cloneNode(true);
   if (recipe) drawerBody.append(element("div", { class: "inside" }, recipe));
-  drawer.showModal();
+  if (!drawer.open) drawer.showModal();
   drawer.scrollTop = 0;
-  return true;
 }
 
-function closeCell() {
+function returnBorrowed() {
   if (borrowed) borrowed.cell.append(borrowed.inside);
   borrowed = null;
   drawerBody.replaceChildren();
+}
+
+function hideCell() {
   if (drawer.open) drawer.close();
 }
 
 drawer.addEventListener("close", () => {
-  closeCell();
-  cameFrom?.focus?.();
-  if (byId(location.hash.slice(1))?.matches("details.cell")) history.replaceState(null, "", stateHash());
+  if (drawer.open) return; // opened again before this event came
+  returnBorrowed();
+  cameFrom?.focus?.({ preventScroll: true });
+  if (cellInAddress()) leaveCell(); // closed by the reader, not by the address
 });
-byId("drawer-close").addEventListener("click", () => drawer.close());
+byId("drawer-close").addEventListener("click", hideCell);
 drawer.addEventListener("click", (event) => {
-  if (event.target === drawer) drawer.close(); // the backdrop
-});
-document.addEventListener("click", (event) => {
-  const link = event.target.closest("a[href^='#']");
-  if (!link) return;
-  const id = decodeURIComponent(link.getAttribute("href").slice(1));
-  if (openCell(id)) {
-    event.preventDefault();
-    history.replaceState(null, "", `#${id}`);
-  } else if (drawer.open) {
-    drawer.close(); // a link out of the drawer leads to the page below it
-  }
+  if (event.target === drawer) hideCell(); // the backdrop
 });

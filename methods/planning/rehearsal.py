@@ -1,0 +1,536 @@
+"""The costs of every kind of run, measured: its model is made, its stages take some steps each, its file is written.
+
+The weights are random and the rows are noise; the shapes are those of the real runs, so the time is. Costs grow with tokens,
+and faster with the width of a batch, in which attention is square: a few shapes of batches give three numbers for each cost.
+
+Methods whose recipes differ in numbers that change no work (rates, epochs, bits) are one kind, and measured once.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import gc
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from methods.common import files, provenance
+from methods.kernel import fusing, products
+from methods.model import artifact
+from methods.model.encoder import build
+from methods.tasks import kinds
+from methods.training import compiling, optimizers, trainer
+from methods.training.ancestors import ALLOCATION, LATENT, Ancestor
+from methods.training.context import Context
+from methods.training.loader import Loader
+from methods.training.recipe import Optimization, Stage
+from methods.training.trainer import Trainer
+from methods.use.bench.models import HEADER
+from methods.use.bench.timing import random_rows
+
+KIND = kinds.of("classification")
+LEAST = 0.4  # seconds that a shape is timed for, after one untimed call
+MOST = 5  # timed calls of a shape
+STAGES = 3  # of one run that are measured all; of more only the first and the last, and the others lie between
+HOOKS = (10, 20)  # steps of the two short stages in which a hook's work is counted
+SAMPLES = (2, 8)  # rows of a batch that a method looks at before it trains, in two rehearsals
+SAMPLED = 32  # rows of such a batch in a run
+ENDLESS = 10**9  # more rows than any method looks at
+SCHEDULE = {one.name for one in dataclasses.fields(Optimization)} - {"optimizer"}
+SAME_WORK = {*SCHEDULE, "terms", "bits"}  # keys of a recipe below which numbers change no work
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of a call: a fixed part, and parts that grow with its tokens and with tokens times width."""
+
+    fixed: float
+    per_token: float
+    per_token_and_width: float = 0.0
+
+    def of(self, tokens: float, width: float) -> float:
+        return self.fixed + self.per_token * tokens + self.per_token_and_width * tokens * width
+
+
+@dataclass(frozen=True)
+class Hook:
+    """The seconds that a method works between steps."""
+
+    every_step: float
+    event: float  # seconds of a time that it does more
+    events: tuple[int, int]  # how often it does in stages of HOOKS steps
+    batches: int = 0  # of training rows that it reads each time, at most
+    batch_rows: int = 1
+    per_token: float = 0.0  # seconds for each of their tokens
+
+    def of(self, steps: int, rows: int, width: float) -> float:
+        """Return the seconds in a stage of so many steps on so many rows."""
+        short, longer = HOOKS
+        each = (self.events[1] - self.events[0]) / (longer - short)
+        events = max(0.0, self.events[1] + each * (steps - longer))
+        batches = min(self.batches, -(-rows // self.batch_rows))
+        return self.every_step * steps + events * (self.event + self.per_token * batches * self.batch_rows * width)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """All that a kind of run costs."""
+
+    setup: Cost  # of the tokens of a row: methods that look at rows before they train take longer where these are long
+    steps: tuple[Cost, ...]  # of each stage
+    hooks: tuple[Hook | None, ...]
+    look: Cost  # at rows of the dev set, in the precision of training
+    score: Cost  # the same in full precision
+    allocation: float
+    write: float
+    read: float
+    file_bytes: int
+    latent_bytes: int
+    memory: Cost  # bytes of tokens in place of seconds
+
+
+class Enough(Exception):
+    """A hook has been timed: the rest of its work is only counted."""
+
+
+@dataclass
+class Ledger:
+    """What a method reads of the training rows beside its steps."""
+
+    used: bool = False
+    sampled: bool = False
+    closed: bool = False
+    batches: int = 0
+    batch_rows: int = 1
+    seconds: float = 0.0  # of one batch of these
+
+
+@dataclass(frozen=True)
+class FewRows(Loader):
+    """A loader of few rows that seems to have many: of the batches that a method reads beside its steps it gives two."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    sample_rows: int = SAMPLES[0]
+
+    def epoch(self, batch_size: int, number: int) -> "Batches":
+        self._note()
+        return Batches(self, batch_size, ENDLESS // batch_size)
+
+    def batch(self, rows: np.ndarray) -> dict:
+        self._note()
+        return super().batch(rows % len(self))
+
+    def in_order(self, batch_size: int) -> Iterator[np.ndarray]:
+        return iter([np.arange(len(self))])
+
+    def sample(self, batch_size: int) -> Iterator[dict]:
+        self.ledger.sampled = True
+        for _ in range(-(-len(self) // self.sample_rows)):
+            yield super().batch(np.arange(self.sample_rows) % len(self))
+
+    def _note(self) -> None:
+        self.ledger.used = True
+        if self.ledger.closed:
+            raise Enough
+
+
+@dataclass(frozen=True)
+class Batches(Sequence):
+    """Many batches, of which only the first two are given and the second is timed."""
+
+    loader: FewRows
+    rows: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return dataclasses.replace(self, count=len(range(*place.indices(self.count))))
+        return np.arange(self.rows)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        ledger = self.loader.ledger
+        yield self[0]
+        if self.count > 1:
+            started = time.process_time()
+            yield self[1]
+            ledger.seconds = time.process_time() - started
+        ledger.batches, ledger.batch_rows = self.count, self.rows
+
+
+class FirstOnly:
+    """A journal that answers every question as the first one, and counts them."""
+
+    def __init__(self):
+        self.count, self.seconds, self.answer = 0, 0.0, None
+
+    def once(self, question: str, compute: Callable[[], object]):
+        self.count += 1
+        if self.count == 1:
+            started = time.perf_counter()
+            self.answer = json.loads(json.dumps(compute()))
+            self.seconds = time.perf_counter() - started
+        return self.answer
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Rows and width of the batches that are timed: few rows, many rows, and many tokens in wide rows."""
+
+    few: tuple[int, int]
+    many: tuple[int, int]
+    wide: tuple[int, int] | None
+
+    def all(self) -> list[tuple[int, int]]:
+        return list(filter(None, (self.few, self.many, self.wide)))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A method's steps on each task, and what its kind of run costs."""
+
+    stages: dict[str, list[tuple[int, int]]]  # by task: steps and rows of a batch of each stage
+    costs: Costs
+    compiled: bool
+
+
+class Rehearsal:
+    """Measures the kinds of runs on a base of one shape, ancestors first.
+
+    `rows(method, task)` returns the training rows of a run.
+    """
+
+    def __init__(self, catalogue, config: dict, shapes: Shapes, device, folder: Path, rows: Callable, say: Callable):
+        self.catalogue, self.config, self.shapes, self.device = catalogue, config, shapes, device
+        self.folder, self.rows, self.say = folder, rows, say
+        self.libraries = provenance.resident_bytes() or 0
+
+    def measure(self, methods: Sequence[str], tasks: Sequence[str]) -> dict[str, Measured]:
+        """Return what each of the methods and of their ancestors costs."""
+        lineages = (name for method in methods for name in (*self.catalogue.lineage(method)[::-1], method))
+        ordered = sorted(dict.fromkeys(lineages), key=lambda name: self._depth(name))
+        kinds_of_runs: dict[str, list[str]] = {}
+        for method in ordered:
+            kinds_of_runs.setdefault(self.kind(method), []).append(method)
+        found = {}
+        for number, (kind, members) in enumerate(kinds_of_runs.items(), 1):
+            self.say(f"measuring {members[0]} ({number} of {len(kinds_of_runs)} kinds of runs)")
+            found |= self._measure(kind, members, tasks)
+        return found
+
+    def _depth(self, method: str) -> int:
+        return 1 + max(map(self._depth, self.catalogue.methods[method]["ancestors"].values()), default=0)
+
+    def kind(self, method: str) -> str:
+        """Return the name of a method's kind of run; equal names are equal work."""
+        spec = self.catalogue.methods[method]
+        ancestors = {role: self.kind(name) for role, name in spec["ancestors"].items()}
+        recipe = without_numbers(self.catalogue.values(method))
+        return json.dumps([spec["family"], recipe, ancestors, spec["product"], method in self.catalogue.keep_latent])
+
+    def _stages(self, method: str, task: str, student: nn.Module, context: Context) -> list[Stage]:
+        is_trained = "finetuned" in self.catalogue.tasks[task] and not self.catalogue.methods[method]["ancestors"]
+        if is_trained and not student.record.edits:
+            return []  # the user's own model
+        context = dataclasses.replace(context, budget=self._budget(method, task))
+        return self._paper(method).stages(student, self._recipe(method, task), context)
+
+    def _compiles(self, method: str, task: str, student: nn.Module, stages: list[Stage]) -> tuple[float, bool]:
+        """Return the tokens of a run's steps, and whether these are compiled."""
+        train = self.rows(method, task)
+        tokens = float(train.lengths.mean()) * sum(one.steps(len(train)) * one.optimization.batch_size for one in stages)
+        wanted, kind = self.catalogue.config["compile"], self.device.device.type
+        return tokens, compiling.compiles(wanted, student, stages, train, kind)[0]
+
+    def _budget(self, method: str, task: str) -> dict:
+        return {**self.catalogue.budget(task, method), "evaluate_every": self.catalogue.evaluate_every(task)}
+
+    def _paper(self, method: str):
+        return importlib.import_module(f"methods.{self.catalogue.methods[method]['family']}")
+
+    def _recipe(self, method: str, task: str):
+        return self._paper(method).Recipe(**self.catalogue.values(method, task))
+
+    def _student(self, method: str, task: str, sample_rows: int) -> tuple[tuple[nn.Module, Context], float]:
+        """Return a student with its context, and the seconds that making it of its start takes."""
+        ancestors = {role: self._ancestor(name) for role, name in self.catalogue.methods[method]["ancestors"].items()}
+        rows, width = self.shapes.many
+        loader = dataclasses.replace(self._loader(rows * SAMPLED, width), sample_rows=sample_rows)
+        context = Context(loader, self._budget(method, task), ancestors, FirstOnly())
+        torch.manual_seed(0)
+        start = ancestors["init"].start() if "init" in ancestors else build(self.config, KIND.head, 2)
+        start = start.to(self.device.device)
+        seconds, student = self._timed(lambda: self._paper(method).student(start, self._recipe(method, task), context))
+        return (student, context), seconds
+
+    def _measure(self, kind: str, members: Sequence[str], tasks: Sequence[str]) -> dict[str, Measured]:
+        """Measure the first of the methods of a kind, and count the steps of all of them."""
+        method = members[0]
+        gc.collect()
+        _trim()
+        before = provenance.resident_bytes() or 0
+        (student, context), setup = self._student(method, tasks[0], SAMPLES[0])
+        width, slope = self.shapes.many[1], 0.0
+        if context.loader.ledger.sampled:
+            _, longer = self._student(method, tasks[0], SAMPLES[1])
+            slope = max(0.0, longer - setup) / ((SAMPLES[1] - SAMPLES[0]) * width)  # for a token of each row of a sample
+        setup_cost = Cost(max(0.0, setup - slope * SAMPLES[0] * width), slope * SAMPLED)
+        stages = {name: {task: self._stages(name, task, student, context) for task in tasks} for name in members}
+        compiled = max(self._compiles(method, task, student, stages[method][task]) for task in tasks)[1]
+        on_codes = self.catalogue.config["precision"] == "codes"
+        with fusing.compiled(compiled), products.on_codes(on_codes):
+            look, score = self._looks(student)
+            longest = max(stages[method].values(), key=len)  # none where the user's own model is trained already
+            steps, hooks, memory = self._train(student, longest, context, before)
+        allocation = self._allocate(method, kind, student, tasks[0], context)
+        write, read, sizes = self._store(method, kind, student)
+        costs = Costs(setup_cost, steps, hooks, look, score, allocation, write, read, *sizes, memory)
+        return {name: Measured(self._counts(name, stages[name]), costs, compiled) for name in members}
+
+    def _counts(self, method: str, stages: dict[str, list[Stage]]) -> dict[str, list[tuple[int, int]]]:
+        return {
+            task: [(one.steps(len(self.rows(method, task))), one.optimization.batch_size) for one in of_task]
+            for task, of_task in stages.items()
+        }
+
+    def _loader(self, rows: int, width: int) -> FewRows:
+        labels = np.random.default_rng(2).integers(0, 2, rows)
+        split = random_rows([width] * rows, self.config["vocab_size"], targets={"labels": labels})
+        return FewRows(split, KIND, self.device.device, max_length=width, padding="max_length")
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def _train(self, student: nn.Module, stages: list[Stage], context: Context, before: int):
+        """Return the cost of a step and the hook of each stage, and the memory of the run."""
+        if not stages:
+            return (), (), Cost(self.libraries + 2 * _bytes(student), 0.0)
+        teacher = context.ancestors["teacher"].model() if "teacher" in context.ancestors else None
+        learning = Trainer(student, stages, context.loader, lambda model: {}, self.device, evaluate_every=1, teacher=teacher)
+        steps: list[Cost | None] = []
+        hooks: list[Hook | None] = []
+        memory = None
+        for number, stage in enumerate(stages):
+            if stage.on_start:
+                stage.on_start(student)
+            if len(stages) > STAGES and number not in (0, len(stages) - 1):
+                steps.append(None)
+                hooks.append(None)
+                continue
+            optimizer = optimizers.build(learning.learner, stage.optimization)
+            cost, peaks = self._step_cost(learning, stage, optimizer)
+            steps.append(cost)
+            memory = memory or self._memory(student, before, peaks)
+            hooks.append(self._hook(stage, student, optimizer, context.loader))
+        if len(stages) > STAGES:
+            first, last = steps[0], steps[-1]
+            shares = [number / (len(stages) - 1) for number in range(len(stages))]
+            steps = [_between(first, last, share) for share in shares]
+            hooks = [hooks[0] if stage.on_step else None for stage in stages]
+        return tuple(steps), tuple(hooks), memory
+
+    def _step_cost(self, learning: Trainer, stage: Stage, optimizer) -> tuple[Cost, dict]:
+        times, peaks = {}, {}
+        for rows, width in self.shapes.all():
+            loader, numbers = self._loader(rows, width), np.arange(rows)
+
+            def step(loader=loader, numbers=numbers, rows=rows):
+                optimizer.zero_grad()
+                optimizers.set_rate(optimizer, 0, 100, stage.optimization)
+                state = trainer.State(micro_batch=rows)
+                student, teacher = learning.student, learning.teacher
+                sums = trainer.accumulate(student, teacher, loader, stage.passes, numbers, numbers, state, self.device)
+                optimizers.clip(learning.learner, stage.optimization.clip)
+                optimizer.step()
+                return sums.tolist()
+
+            _reset_peak()
+            times[rows, width] = self._fastest(step)
+            peaks[rows, width] = _peak()
+        return fitted(times), peaks
+
+    def _memory(self, student: nn.Module, before: int, peaks: dict) -> Cost:
+        """Return the bytes of a run: the libraries, the models and a step's tensors, and the copies of both protocols."""
+        few, many = ((rows * width, peaks[rows, width]) for rows, width in (self.shapes.few, self.shapes.many))
+        if torch.cuda.is_available():
+            before = 0
+        slope = max(0.0, (many[1] - few[1]) / (many[0] - few[0]))
+        own = max(0.0, min(few[1] - before, many[1] - before) - slope * few[0])
+        return Cost((0 if torch.cuda.is_available() else self.libraries + 2 * _bytes(student)) + own, slope)
+
+    def _hook(self, stage: Stage, student: nn.Module, optimizer, loader: FewRows) -> Hook | None:
+        """Return what a stage's hook costs: counted in two short stages, of whose events the first two are timed."""
+        if stage.on_step is None:
+            return None
+        ledger, counts, idle, busy = loader.ledger, [], [], []
+        reading = 0.0  # seconds of the batches within the last event that was timed
+        for steps in HOOKS:
+            count = 0
+            for at in range(steps):
+                ledger.used, ledger.closed, ledger.batches = False, len(busy) >= 2, 0
+                before = _versions(student)
+                with contextlib.suppress(Enough):
+                    seconds, _ = self._timed(lambda at=at, steps=steps: stage.on_step(student, optimizer, at, steps))
+                    happened = ledger.used or _versions(student) != before
+                    (busy if happened else idle).append(seconds)
+                    if ledger.batches:
+                        read, rows, reading = ledger.batches, ledger.batch_rows, ledger.seconds
+                count += ledger.used or _versions(student) != before
+            counts.append(count)
+        ledger.closed = False
+        every = min(idle, default=0.0)
+        event = max(0.0, min(busy, default=0.0) - every)
+        if not reading:
+            return Hook(every, event, tuple(counts))
+        tokens = rows * self.shapes.many[1]
+        return Hook(every, max(0.0, event - 2 * reading), tuple(counts), read, rows, reading / tokens)
+
+    # --- everything else ----------------------------------------------------------------------------------------
+
+    def _looks(self, student: nn.Module) -> tuple[Cost, Cost]:
+        """Return the costs of a forward pass over rows, in the precision of training and in full precision."""
+        student.eval()
+
+        def forward(loader: FewRows, rows: np.ndarray, precision: Callable) -> None:
+            with precision():
+                trainer.batch_outputs(student, loader, rows)
+
+        found = []
+        exact = contextlib.nullcontext
+        for precision in (self.device.autocast, exact) if self.device.in_bf16 else (exact,):
+            times = {}
+            for rows, width in self.shapes.all():
+                call = functools.partial(forward, self._loader(rows, width), np.arange(rows), precision)
+                times[rows, width] = self._fastest(call)
+            found.append(fitted(times))
+        return found[0], found[-1]
+
+    def _allocate(self, method: str, kind: str, student: nn.Module, task: str, context: Context) -> float:
+        if self.catalogue.methods[method]["product"] != "allocation":
+            return 0.0
+        seconds, found = self._timed(lambda: self._paper(method).allocation(student, self._recipe(method, task), context))
+        folder = self._folder(kind)
+        files.write_json(folder / ALLOCATION, found)
+        journal = context.journal
+        return seconds + max(0, journal.count - 1) * journal.seconds
+
+    def _store(self, method: str, kind: str, student: nn.Module) -> tuple[float, float, tuple[int, int]]:
+        """Write the model where another kind may start from it; return the seconds of writing and reading, and the bytes."""
+        if self.catalogue.methods[method]["product"] == "allocation":
+            return 0.0, 0.0, (0, 0)
+        folder, latent = self._folder(kind), 0
+        path = folder / "last.safetensors"
+        meta = {**HEADER, "max_length": self.shapes.many[1]}
+        meta = {key: value for key, value in meta.items() if key not in ("head", "outputs")}
+        write, _ = self._timed(lambda: artifact.save(path, student, meta, self.catalogue.config["ternary"]))
+        if method in self.catalogue.keep_latent:
+            artifact.save_latent(folder / LATENT, student)
+            latent = (folder / LATENT).stat().st_size
+        read, _ = self._timed(lambda: artifact.load(path))
+        return write, read, (path.stat().st_size, latent)
+
+    def _folder(self, kind: str) -> Path:
+        folder = self.folder / files.sha256(kind.encode())[:16]
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _ancestor(self, method: str) -> Ancestor:
+        folder = self._folder(self.kind(method))
+        digests = {path.name: files.sha256_file(path) for path in folder.iterdir()}
+        latent = "last" if LATENT in digests else None
+        record = {"request": {"method": method, "seed": 0, "latent": latent}, "status": "ok", "files": digests}
+        return Ancestor(folder, record, "last")
+
+    def _timed(self, call: Callable):
+        """Return the seconds of a call, and what it returns.
+
+        On a CPU they are the processor's where these are fewer: time that other processes take is not the call's.
+        """
+        self._wait()
+        started, worked = time.perf_counter(), time.process_time()
+        found = call()
+        self._wait()
+        seconds, worked = time.perf_counter() - started, time.process_time() - worked
+        return seconds if torch.cuda.is_available() else min(seconds, worked), found
+
+    def _fastest(self, call: Callable) -> float:
+        """Return the seconds of the fastest of some calls: what other work of the machine slows down least."""
+        call()
+        times: list[float] = []
+        while len(times) < MOST and (not times or sum(times) < LEAST):
+            times.append(self._timed(call)[0])
+        return min(times)
+
+    @staticmethod
+    def _wait() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+def without_numbers(value, below: bool = False):
+    """Return a recipe without the numbers that change no work."""
+    if isinstance(value, dict):
+        return {key: without_numbers(inner, below or key in SAME_WORK) for key, inner in sorted(value.items())}
+    if isinstance(value, list):
+        return [without_numbers(inner, below) for inner in value]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "number" if below and is_number else value
+
+
+def fitted(times: dict[tuple[int, int], float]) -> Cost:
+    """Return the cost that these times of (rows, width) fit best, with no negative part."""
+    from scipy.optimize import nnls
+
+    shapes = list(times)
+    terms = [[1.0, rows * width, rows * width * width][: len(shapes)] for rows, width in shapes]
+    scaled = np.asarray(terms) / np.asarray([times[shape] for shape in shapes])[:, None]  # relative errors count alike
+    weights = np.abs(scaled).max(0)
+    found, _ = nnls(scaled / weights, np.ones(len(shapes)))
+    return Cost(*map(float, found / weights))
+
+
+def _between(first: Cost, last: Cost, share: float) -> Cost:
+    pairs = zip(dataclasses.astuple(first), dataclasses.astuple(last), strict=True)
+    return Cost(*((1 - share) * a + share * b for a, b in pairs))
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def _versions(model: nn.Module) -> int:
+    """Return a number that changes where a tensor of a model is written to."""
+    return sum(tensor._version for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _reset_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak() -> int:
+    """Return the most bytes since the last reset: of the GPU, or of this process where the system tells."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return 0
+
+
+def _trim() -> None:
+    """Give freed memory back to the system, so that what the next kind takes can be seen."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
