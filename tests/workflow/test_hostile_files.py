@@ -37,38 +37,36 @@ from tests.fixtures.runs_of_methods import CATALOGUE, request
 from tests.fixtures.world import WORDS, tiny
 from workflow import catalogue
 
-SECONDS, MEMORY = 2.0, 300  # of the processor for one file, and MiB for all
+SECONDS, MEMORY = 3.0, 300  # of the processor for one file, and MiB for all
 SEEDS = [pytest.param(range(20), id="few"), pytest.param(range(20, 170), id="many", marks=pytest.mark.slow)]
 STUDENT = "rtn_8bit"  # with two ancestors, and without training
 
 some_and_many = pytest.mark.parametrize("seeds", SEEDS)
 
 
-def attack(path: Path, seeds: range, *readers: Callable[[], str | None], in_json: bool = False) -> int:
-    """Change a file at random, once for each seed, and read it; return how many are refused by every reader.
+def attack(paths: Path | list[Path], seeds: range, *readers: Callable[[], str | None]) -> int:
+    """Change a file, or one of several, at random, once for each seed, and read it; return how many readers refuse.
 
     A reader returns its line of error, or None where it takes the file; anything that it raises fails the test.
     """
-    content, refused = path.read_bytes(), 0
+    contents = {path: path.read_bytes() for path in ([paths] if isinstance(paths, Path) else paths)}
+    refused = 0
     assert [reader() for reader in readers] == [None] * len(readers), "the honest file is refused"
-    try:
-        with Watch() as watch:
-            for seed in seeds:
-                chance = random.Random(seed)
-                by_value = in_json and seed % 3
-                changed, words = changed_json(json.loads(content), chance) if by_value else changed_bytes(content, chance)
-                path.write_bytes(changed)
-                lines = []
-                for reader in readers:
-                    started = time.process_time()
-                    try:
-                        lines.append(reader())
-                    except Exception as error:
-                        raise AssertionError(f"{path.name} {seed} ({words}): {type(error).__name__} {error}") from error
-                    assert time.process_time() - started < SECONDS, f"{path.name} {seed} ({words}): {lines[-1]}"
-                refused += None not in lines
-    finally:
-        path.write_bytes(content)
+    with Watch() as watch:
+        for seed in seeds:
+            chance = random.Random(seed)
+            path = chance.choice(list(contents))
+            by_value = path.suffix == ".json" and seed % 3
+            change = changed_json(json.loads(contents[path]), chance) if by_value else changed_bytes(contents[path], chance)
+            path.write_bytes(change[0])
+            for reader in readers:
+                started = time.process_time()
+                try:
+                    refused += reader() is not None
+                except Exception as error:
+                    raise AssertionError(f"{path.name} {seed} ({change[1]}): {type(error).__name__} {error}") from error
+                assert time.process_time() - started < SECONDS, f"{path.name} {seed} ({change[1]}) takes too long"
+            path.write_bytes(contents[path])
     assert watch.taken < MEMORY
     return refused
 
@@ -116,20 +114,20 @@ def commands(run_method, base_path, sst2_path, tmp_path, monkeypatch):
 @pytest.mark.parametrize("reader", ["score", "latency", "cell", "next run"])
 def test_a_changed_run_is_taken_or_is_one_line(reader, seeds, commands):
     folder, _, readers = commands
-    assert attack(folder / "run.json", seeds, readers[reader], in_json=True) > len(seeds) / 4
+    assert attack(folder / "run.json", seeds, readers[reader]) > len(seeds) / 4
 
 
 @some_and_many
 def test_changed_predictions_are_one_line(seeds, commands):
     folder, _, readers = commands
-    assert attack(folder / "predictions.npz", seeds, readers["score"], readers["cell"]) > 0.8 * len(seeds)
+    assert attack(folder / "predictions.npz", seeds, readers["score"], readers["cell"]) > 1.8 * len(seeds)
 
 
 @some_and_many
 def test_a_changed_data_file_is_one_line(seeds, commands):
     _, data, readers = commands
     refused = attack(data, seeds, *(readers[name] for name in ("score", "latency", "first run", "next run")))
-    assert refused > 0.9 * len(seeds)
+    assert refused > 3.6 * len(seeds)
 
 
 class Stopped(Exception):
@@ -165,7 +163,7 @@ def test_a_changed_checkpoint_is_passed_over_with_one_line(seeds, sst2_path, bas
 def test_a_changed_journal_is_begun_anew(seeds, tmp_path):
     path = tmp_path / "journal.json"
     Journal(path, "this run").once("question", lambda: {"answer": [1, 2.5]})
-    attack(path, seeds, lambda: line_of(lambda: Journal(path, "this run")), in_json=True)
+    attack(path, seeds, lambda: line_of(lambda: Journal(path, "this run")))
 
 
 # --- cells ------------------------------------------------------------------------------------------------
@@ -183,7 +181,7 @@ def test_a_changed_cell_is_taken_or_is_one_line(place, seeds, tmp_path):
     def read() -> str | None:
         return line_of(lambda: compare(read_cells([changed]) + [cells[at] for at in range(len(cells)) if at != place]))
 
-    assert attack(changed, seeds, read, in_json=True) > len(seeds) / 4
+    assert attack(changed, seeds, read) > len(seeds) / 4
 
 
 @pytest.mark.slow
@@ -195,7 +193,7 @@ def test_a_changed_cell_that_is_taken_gives_a_page(tmp_path):
     page = functools.partial(
         error_of, report, "page", "--out", tmp_path / "page.html", "--tables", tmp_path / "tables", *paths
     )
-    attack(paths[1], range(500, 530), page, in_json=True)
+    attack(paths[1], range(500, 530), page)
 
 
 # --- mirrors and folders of models ------------------------------------------------------------------------
@@ -222,7 +220,8 @@ def mirror(tmp_path, base_path):
         table = pa.table({name: values * 20 for name, values in ROWS.items()})
         pq.write_table(table, folder / f"rte/{split}-00000-of-00001.parquet")
     (folder / "README.md").write_text(README)
-    (folder / "SHA256SUMS").write_text(f"{files.sha256_file(folder / 'README.md')}  README.md\n")
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    (folder / "SHA256SUMS").write_text("".join(f"{files.sha256_file(folder / name)}  {name}\n" for name in names))
     wanted = json.loads(catalogue.dump(CATALOGUE.request_data("rte")))
     wanted |= {"source": {"source": "hub", "mirror": str(tmp_path / "mirror")}, "max_length": 32}
     out = tmp_path / "data.safetensors"
@@ -232,12 +231,16 @@ def mirror(tmp_path, base_path):
 
 
 @some_and_many
-@pytest.mark.parametrize("name", ["rte/train-00000-of-00001.parquet", "README.md", "SHA256SUMS"])
-def test_a_changed_file_of_a_mirror_is_taken_or_is_one_line(name, seeds, mirror):
+def test_a_changed_file_of_a_mirror_is_taken_or_is_one_line(seeds, mirror):
     folder, make = mirror
-    if name == "README.md":
-        (folder / "SHA256SUMS").unlink()
-    attack(folder / name, seeds, make)
+    assert attack([path for path in folder.rglob("*") if path.is_file()], seeds, make) > len(seeds) / 4
+
+
+@some_and_many
+def test_a_changed_file_of_a_mirror_without_sums_is_taken_or_is_one_line(seeds, mirror):
+    folder, make = mirror
+    (folder / "SHA256SUMS").unlink()
+    attack([folder / "README.md", folder / "rte/train-00000-of-00001.parquet"], seeds, make)
 
 
 @pytest.fixture
@@ -262,7 +265,7 @@ def test_a_changed_file_of_a_model_folder_is_taken_or_is_one_line(name, seeds, m
     folder, make = model_folder
     if name == "tokenizer.json":
         (folder / name).write_text(tokenizer_json(folder))
-    attack(folder / name, seeds, make, in_json=name.endswith(".json"))
+    attack(folder / name, seeds, make)
 
 
 # --- rows of a user's own ---------------------------------------------------------------------------------
