@@ -24,7 +24,7 @@ def read_valid(path: Path, schema: str) -> dict:
 def validate(document: dict, schema: str, where: Path | str) -> None:
     """Refuse a document that does not fit `schema`: a file name, with `#/$defs/...` for a part of one."""
     if error := jsonschema.exceptions.best_match(_validator(schema).iter_errors(document)):
-        place = ".".join(map(str, error.absolute_path)) or "the top level"
+        place = ".".join(map(str, error.absolute_path))[:160] or "the top level"
         problem = " ".join(error.message.split())
         problem = problem if len(problem) <= 160 else problem[:160] + "..."
         raise UserError(
