@@ -56,7 +56,7 @@ def start(folder, *words, config=QUICK, root=catalogue.ROOT, **variables: str) -
 
 def until(happened, process: subprocess.Popen) -> None:
     """Wait for a sign of progress while a process works."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not happened() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
     assert happened(), "the process ended, or it took too long"
@@ -65,7 +65,7 @@ def until(happened, process: subprocess.Popen) -> None:
 @pytest.mark.slow
 def test_two_at_once_both_end_well_and_the_second_finds_everything_made(tmp_path):
     first, second = (start(tmp_path, "--cores", "2", "all") for _ in range(2))
-    said = [process.communicate(timeout=300)[0] for process in (first, second)]
+    said = [process.communicate(timeout=900)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
     waited = [text for text in said if "Waiting: another Snakemake (process" in text]
     assert len(waited) == 1
@@ -108,11 +108,11 @@ def test_snakemake_killed_and_started_again_at_once_never_has_two_writers_of_a_r
                 kill(process)
     finally:
         os.kill(owner, signal.SIGCONT)
-    words = process.communicate(timeout=300)[0]
+    words = process.communicate(timeout=900)[0]
     assert process.returncode == 0, words
 
     assert "Waiting: another Snakemake" not in words
-    assert "Nothing to be done" in again("-n").communicate(timeout=300)[0]
+    assert "Nothing to be done" in again("-n").communicate(timeout=900)[0]
     (processes,) = turns(journal).values()
     assert processes[0] == str(owner)
     assert len(set(processes)) == len(processes) > 1, "a process wrote between two writes of another one"
