@@ -12,15 +12,10 @@ import pytest
 from report.evidence.comparison import compare
 from report.page.page import render
 from report.tables.exports import files_of
-from report.tables.published import (
-    Spread,
-    figures,
-    names,
-    paper_table,
-    published,
-    spread,
-)
+from report.tables.papers import paper_table
+from report.tables.published import figures, names, published
 from report.tables.references import bibtex
+from report.tables.reproduction import Spread, spread
 from tests.fixtures import cells as fixture
 from tests.fixtures.cells import HOSTILE, cell_at
 from workflow import catalogue
