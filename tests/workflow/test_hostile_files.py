@@ -26,7 +26,6 @@ from methods.model.encoder import tokenizer_json
 from methods.scoring import rescore
 from methods.tasks import files as rows_of_files
 from methods.training.checkpoints import Checkpoints
-from methods.training.context import Journal
 from methods.use import latency
 from report.__main__ import main as report
 from report.evidence.comparison import compare
@@ -157,13 +156,6 @@ def test_a_changed_checkpoint_is_passed_over_with_one_line(seeds, sst2_path, bas
         return said[0] if len(said) == 2 else None
 
     assert attack(newest, seeds, load) > 0.9 * len(seeds)
-
-
-@some_and_many
-def test_a_changed_journal_is_begun_anew(seeds, tmp_path):
-    path = tmp_path / "journal.json"
-    Journal(path, "this run").once("question", lambda: {"answer": [1, 2.5]})
-    attack(path, seeds, lambda: line_of(lambda: Journal(path, "this run")))
 
 
 # --- cells ------------------------------------------------------------------------------------------------
