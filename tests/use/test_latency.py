@@ -12,10 +12,10 @@ from methods import engine
 from methods.__main__ import main
 from methods.common.errors import UserError
 from methods.common.files import write_json
+from methods.common.schema import validate
 from methods.tasks import data
 from methods.use import latency
 from methods.use.model import outputs_of
-from report.evidence.schema import validate
 from tests.fixtures.copies import modules_after
 from tests.fixtures.sessions import FakeSession
 
