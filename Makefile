@@ -28,8 +28,9 @@ all: $(RUNTIME)
 	$(BIN)/snakemake --cores all all $(ARGS)
 	@printf 'All pages: %s/report/html/index.html\n' "$$PWD"
 
+# A worker for each core; the tests of one file share what they make. ARGS="-n 0" runs them one after another.
 test: $(DEV)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check

@@ -318,6 +318,8 @@ def run(arguments) -> None:
         raise UserError(f"{request['method']} has no ancestor {unknown.pop()!r}. Its roles: {_roles(request)}.")
     for role, (method, task, seed) in request["ancestors"].items():
         folders[role] = folders.get(role) or _work(catalogue) / f"runs/{method}/{task}/{seed}"
+    for folder in set(folders.values()):
+        _check_record(folder)
     import importlib
 
     with _loading():
@@ -363,9 +365,18 @@ def _launch(processes: int) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *options.split(), *sys.argv[1:]])
 
 
+def _check_record(folder: Path) -> None:
+    """Raise one line for a run's folder whose run.json does not fit its schema; its readers trust it."""
+    from methods.common.schema import read_valid
+
+    if (path := folder / "run.json").exists():  # each reader says in its own words what to do about a missing one
+        read_valid(path, "run.schema.yaml")
+
+
 def score(arguments) -> None:
     from methods.scoring.rescore import rescore
 
+    _check_record(arguments.folder)
     for line in rescore(arguments.folder, arguments.data):
         print(plain(line))
 
@@ -421,6 +432,7 @@ def latency(arguments) -> None:
     from methods.common import files
     from methods.use import latency as measuring
 
+    _check_record(arguments.folder)
     found = measuring.measure(arguments.folder, arguments.data, arguments.protocol, arguments.threads, arguments.seconds)
     files.write_json(arguments.out or arguments.folder / measuring.NAME, found)
     print(measuring.line(found, str(arguments.folder)))

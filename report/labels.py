@@ -23,6 +23,7 @@ SIDE_COST = 0.25  # of a later side, in pixels of distance
 CROSSING_COST = 0.5  # of each pixel of a line under the label
 LEADER_COST = 12  # of a line that a leader crosses
 ALIGNED = np.where(np.abs(SIDES) < 0.6, 0.0, np.sign(SIDES))  # 0: the label is centred on the leader's end
+REACH = 0.22  # of the frame's width: a name at the end of a longer leader is hard to find
 RETRIES = 2
 LEADER_SAMPLES = np.linspace(0.0, 1.0, 9)
 
@@ -114,7 +115,7 @@ def _nearest(label: Label, number: int, frame: Box, solid: np.ndarray, lines: np
     own = np.array([Box.around(label.x, label.y, label.radius)])
     others = solid[~_overlap(solid, own)[:, 0]]  # a leader may start within what lies on its own point
     for step in STEPS:
-        if step >= least:
+        if step >= least or step > REACH * (frame.right - frame.left):
             break
         starts, ends, boxes = _candidates(label, label.sizes[number], step)
         sides = np.flatnonzero((boxes[:, :2] >= frame[:2]).all(1) & (boxes[:, 2:] <= frame[2:]).all(1))

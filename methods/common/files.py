@@ -193,23 +193,26 @@ def lock(directory: Path) -> Iterator[None]:
 
     A process that is asked to leave meanwhile leaves.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "a+b") as file:
-        waiting = False
-        while not _locked(file):
-            if not waiting:
-                file.seek(0)
-                owner = file.read(20).decode("ascii", "replace").strip()
-                owner = owner if owner.isdecimal() else "unknown"
-                print(f"Waiting: process {owner} is writing {directory}", file=sys.stderr, flush=True)
-                waiting = True
-            interrupt.check()
-            time.sleep(BETWEEN_TRIES)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
-        file.flush()
-        yield
+    directory, waiting = Path(directory), False
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        with open(directory / ".lock", "a+b") as file:
+            while not _locked(file):
+                if not waiting:
+                    file.seek(0)
+                    owner = file.read(20).decode("ascii", "replace").strip()
+                    owner = owner if owner.isdecimal() else "unknown"
+                    print(f"Waiting: process {owner} is writing {directory}", file=sys.stderr, flush=True)
+                    waiting = True
+                interrupt.check()
+                time.sleep(BETWEEN_TRIES)
+            if not _is_at(file, directory / ".lock"):
+                continue  # its last owner removed the folder: whoever comes now locks another file
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
+            file.flush()
+            yield
+            return
 
 
 def _locked(file) -> bool:
@@ -218,6 +221,14 @@ def _locked(file) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_at(file, path: Path) -> bool:
+    """Return whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _digest(array: np.ndarray) -> str:

@@ -15,7 +15,8 @@ from methods.model import description
 from methods.model.anatomy import ANATOMIES
 
 EDITS = ("quantize", "int8_dynamic", "factor", "factor_words", "narrow", "layers", "activate", "requantize", "split")
-ONCE = ("quantize", "int8_dynamic", "activate", "narrow")  # edits of which the last one alone would not say all
+# Edits of which the last one alone would not say all.
+ONCE = ("quantize", "int8_dynamic", "activate", "narrow", "factor", "factor_words")
 # Options of the edit `quantize` that the engine knows.
 OPTIONS = ("kind", "weights", "embeddings", "positions", "types", "activations", "one_sided", "attention", "pooler")
 COUNTERS = (".batches",)  # what training alone needs
@@ -69,6 +70,9 @@ class Plan:
         quantize = self.edits.get("quantize", {})
         if unknown := [option for option in quantize if option not in OPTIONS and quantize[option]]:
             raise Unsupported(f"{path}: the packed engine cannot compute the option {unknown[0]!r} of the edit 'quantize'.")
+        halves = {name.removesuffix(".first.weight") for name in (*arrays, *self.packed) if name.endswith(".first.weight")}
+        if halves != set(self.edits.get("split", {}).get("modules", ())):
+            raise Unsupported(f"{path}: the packed engine finds other layers split in the file than its edit 'split' names.")
         self.activations = quantize.get("activations")
         self.one_sided = quantize.get("one_sided") or self.activations
         self.of_attention = quantize.get("attention", True)  # whether its operands are quantized

@@ -153,6 +153,8 @@ def factor(model: nn.Module, share: Share, by: str | None = None) -> None:
 
     `by: svd` sets them to the best approximation; a model that is loaded gets its factors from the file.
     """
+    if any(isinstance(module, Factored) for module in model.modules()):
+        raise ValueError("the weights are products already")  # each time again would double them
     for name, layer in matrices(model).items():
         rows, columns = layer.weight.shape
         rank = min(max(1, int(share * rows * columns / (rows + columns))), rows, columns)

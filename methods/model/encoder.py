@@ -109,8 +109,8 @@ def read_config(folder: Path) -> dict:
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{path} is missing or no JSON: name a folder with config.json and model.safetensors.") from None
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in ANATOMIES:
-        raise UserError(f"{path} describes a {kind!r} model, which cannot be used. There are: {', '.join(ANATOMIES)}.")
+    if not isinstance(kind, str) or kind not in ANATOMIES:
+        raise UserError(f"{path} describes a {kind!r:.60} model, which cannot be used. There are: {', '.join(ANATOMIES)}.")
     return config
 
 

@@ -1,5 +1,7 @@
 """The base model file: imported from the hub, a folder or a package, or a micro-BERT pre-trained on generated text."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -9,9 +11,11 @@ import torch
 from tokenizers import Tokenizer
 
 from methods.common import interrupt
+from methods.common.errors import UserError
 from methods.common.files import canonical, lock, sha256
 from methods.model.anatomy import anatomy, layers
-from methods.model.encoder import Base, build, import_base, masked_word_head, wordpiece, write_base
+from methods.model.description import CONFIG
+from methods.model.encoder import Base, build, import_base, masked_word_head, read_config, wordpiece, write_base
 from methods.model.lean import modelling_file
 from methods.tasks import demo, finetuned, hub, losses
 from methods.tasks.data import Split, pack
@@ -27,6 +31,7 @@ BertForMaskedLM = modelling_file("models.bert.modeling_bert").BertForMaskedLM
 MaskedLMOutput = modelling_file("modeling_outputs").MaskedLMOutput
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+EVERYTHING = (lambda value: True, "")  # of a key of config.json that no model here depends on
 HELD_OUT = 0.02  # of the text, to tell how well masked words are guessed
 
 # In a minute of pre-training a micro-BERT learns to compare two texts only from a start that favours it (ours, tried):
@@ -39,15 +44,38 @@ AS_MASK, AS_OTHER = 0.6, 0.2
 
 def make(out: Path, request: dict) -> None:
     if "finetuned" in request:
-        write_base(out, finetuned.load(Path(request["finetuned"]), request["task"]))
-        return
-    base = request["base"]
-    if base["source"] == "generated":
-        write_base(out, pretrain(base, out, sha256(canonical(request).encode())))
-        return
-    folder = hub.model_files(base, request["mirror"])
-    source = {key: base.get(key) for key in ("source", "id", "revision", "sha256")}
-    write_base(out, import_base(folder, source))
+        folder = Path(request["finetuned"])
+        with foreign(folder):
+            base = finetuned.load(folder, request["task"])
+    elif request["base"]["source"] == "generated":
+        base = pretrain(request["base"], out, sha256(canonical(request).encode()))
+    else:
+        folder = hub.model_files(request["base"], request["mirror"])
+        source = {key: request["base"].get(key) for key in ("source", "id", "revision", "sha256")}
+        with foreign(folder):
+            base = import_base(folder, source)
+            Tokenizer.from_str(base.tokenizer)
+    write_base(out, base)
+
+
+@contextlib.contextmanager
+def foreign(folder: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a model folder made elsewhere into one line.
+
+    Its numbers are checked first: a model of a million layers would take for ever to be refused.
+    """
+    if (folder / "config.json").is_file():
+        for key, value in read_config(folder).items():
+            takes, words = CONFIG.get(key, EVERYTHING)
+            if not takes(value):
+                raise UserError(f"{folder}/config.json: {key} is {value!r:.60} and should be {words}: copy the model again.")
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except Exception as error:  # transformers and tokenizers raise anything at all
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{folder} holds no model that can be used ({reason}): copy the model again.") from None
 
 
 def pretrain(base: dict, out: Path, identity: str) -> Base:

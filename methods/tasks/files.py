@@ -118,7 +118,7 @@ def _parquet(path: Path, wanted: list[str]) -> Iterator[Row]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path} is damaged or no Parquet file ({reason}): write it again.") from None
 

@@ -98,7 +98,11 @@ def _columns(dataset, entry: dict, where: str) -> dict[str, list]:
         raise UserError(
             f"{where}: its labels are {dataset.features['label'].names}, the hub's are {entry['labels']}, in this order."
         )
-    return {name: dataset[name][:] for name in wanted}
+    try:
+        return {name: dataset[name][:] for name in wanted}
+    except ValueError as error:  # a text of a damaged file may be no UTF-8
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{where} cannot be read ({reason}): copy it from the hub again.") from None
 
 
 def check_files(folder: Path, below: str = "") -> None:

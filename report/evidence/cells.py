@@ -17,9 +17,9 @@ import numpy as np
 
 from methods.common.errors import UserError
 from methods.common.files import read_object, sha256_file
+from methods.common.schema import read_valid, validate
 from report.evidence import outcomes
 from report.evidence.latency import NOT_MEASURED
-from report.evidence.schema import read_valid, validate
 from report.evidence.statistics import METRICS, replicates, summarise
 
 PROTOCOLS = ("last", "best")

@@ -16,6 +16,7 @@ import numpy as np
 from methods.common.errors import UserError
 
 TYPES = {"labels": np.dtype("u1"), "values": np.dtype("<f4"), "scores": np.dtype("<f4")}
+MOST = 2**24  # bytes of an array, far above every dev set
 TOLERANCE = 0.01  # points by which a metric may be off when it is computed from four-byte numbers
 
 
@@ -61,16 +62,22 @@ def to_json(outcomes: Outcomes) -> dict:
 
 
 def unpack(packed: dict) -> Outcomes:
+    """Return the outcomes of a cell; ValueError where they are damaged, or not as many for every seed."""
     kind = packed["kind"]
-    return Outcomes(
-        kind=kind,
-        key=packed["key"],
-        references=None if packed["references"] is None else _expand(packed["references"], kind),
-        predictions={
-            protocol: {int(seed): _expand(text, kind) for seed, text in of_seeds.items()}
-            for protocol, of_seeds in packed["predictions"].items()
-        },
-    )
+    references = None if packed["references"] is None else _expand(packed["references"], kind)
+    predictions = {
+        protocol: {int(seed): _expand(text, kind) for seed, text in of_seeds.items()}
+        for protocol, of_seeds in packed["predictions"].items()
+    }
+    arrays = [array for of_seeds in predictions.values() for array in of_seeds.values()]
+    arrays += [] if references is None else [references]
+    if not all(predictions.values()) or len({len(array) for array in arrays}) != 1 or not len(arrays[0]):
+        raise ValueError("not every seed has one prediction for each example")
+    if len({tuple(of_seeds) for of_seeds in predictions.values()}) != 1 or (kind == "scores") != (references is None):
+        raise ValueError("the seeds or the right answers are not those that its kind needs")
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise ValueError("a prediction is not finite")
+    return Outcomes(kind, packed["key"], references, predictions)
 
 
 def _read(path: Path, protocols: tuple[str, ...], metric: str):
@@ -105,4 +112,12 @@ def _squeeze(array: np.ndarray, kind: str) -> str:
 
 
 def _expand(text: str, kind: str) -> np.ndarray:
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), TYPES[kind])
+    """Return an array that `_squeeze` packed. A few bytes may unfold to gigabytes, so no more than MOST are unfolded."""
+    packed = zlib.decompressobj()
+    try:
+        content = packed.decompress(base64.b64decode(text, validate=True), MOST)
+    except zlib.error as error:
+        raise ValueError(error) from None
+    if not packed.eof:
+        raise ValueError(f"an array is cut or larger than {MOST} bytes")
+    return np.frombuffer(content, TYPES[kind])

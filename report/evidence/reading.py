@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 from methods.common.errors import UserError
+from methods.common.schema import read_valid
 from report.evidence.cores import on_all_cores
-from report.evidence.schema import read_valid
+from report.evidence.outcomes import unpack
 
 
 def failures(paths: list[Path], logs: Path, ancestors: dict[str, list[str]]) -> dict[tuple[str, str], str]:
@@ -53,4 +54,9 @@ def _read_cell(path: Path) -> dict:
     reports = [cell["measured"]["baseline"], *protocols.values()]
     if any(metric not in report["metrics"] for report in reports):
         raise UserError(f"{path} lacks its own primary metric {metric}: delete it and make it again with Snakemake.")
+    try:
+        if packed := cell["measured"].get("outcomes"):
+            unpack(packed)
+    except ValueError as error:
+        raise UserError(f"{path}: its outcomes are damaged ({error}): delete it and make it again with Snakemake.") from None
     return cell

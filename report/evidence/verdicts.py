@@ -36,7 +36,9 @@ class Verdict:
 
     @property
     def mark(self) -> str:
-        return {"worse": "▽", "better": "△"}.get(self.side, "≈" if self.within else "")
+        """Return the signs of the text; what is better is not called equivalent as well."""
+        side = {"worse": "▽", "better": "△"}.get(self.side, "")
+        return f"≈{side}" if self.within and self.side != "better" else side
 
 
 def judge(losses: Mapping[Hashable, "Difference"], margin: float) -> dict[Hashable, Verdict]:

@@ -30,7 +30,7 @@ from report.page.plots import multiples, overall
 from report.page.tasks import task_view
 from report.page.tips import tips
 from report.tables import exports
-from report.tables.published import paper_table
+from report.tables.papers import paper_table
 from report.tables.suites import odd_written, tables
 from report.wording import count
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from report.evidence.comparison import Evidence
 from report.tables.grid import Grid, Text
 from report.tables.latex import to_latex
-from report.tables.published import PaperTable, paper_table
+from report.tables.papers import PaperTable, paper_table
 from report.tables.references import bibtex, citation_keys
 from report.tables.suites import Table, tables
 

@@ -195,7 +195,7 @@ def _notes_on_marks(board: Board, entries: list[Entry], rows: list[Row]) -> Iter
         "▽": f"▽ worse than full precision {REJECTED}",
         "△": f"△ better than full precision {REJECTED}",
     }
-    shown = {of.verdict.mark for of in (*entries, *rows) if of.verdict}
+    shown = set("".join(of.verdict.mark for of in (*entries, *rows) if of.verdict))
     yield from (text for mark, text in verdicts.items() if mark in shown)
     if any(entry.partial for entry in entries):
         yield "† partial data"

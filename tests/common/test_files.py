@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -130,6 +131,26 @@ def test_a_second_writer_waits_for_the_first(tmp_path):
         assert "Waiting: process" in waiting.stderr.readline()
         assert waiting.poll() is None
     assert waiting.communicate(timeout=20)[0] == "in\n"
+
+
+def test_two_writers_exclude_each_other_after_a_third_removed_the_folder(tmp_path):
+    """Pre-training removes its folder of checkpoints before it lets go of it."""
+    folder = tmp_path / "checkpoints"
+    code = (
+        "import sys; from pathlib import Path; from methods.common.files import lock\n"
+        f"with lock(Path({str(folder)!r})): print('in', flush=True); sys.stdin.read()"
+    )
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    with files.lock(folder):
+        second = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+        assert "Waiting: process" in second.stderr.readline()
+        shutil.rmtree(folder)
+    assert second.stdout.readline() == "in\n"
+    third = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+    assert third.stderr.readline() == f"Waiting: process {second.pid} is writing {folder}\n"
+    for process in (second, third):
+        process.communicate(timeout=20)
+    assert (second.returncode, third.returncode) == (0, 0)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", '{"a": NaN}', '{"a": 1e999}', "[" * 100_000, b"\xff"])

@@ -6,7 +6,6 @@ import json
 import random
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -18,30 +17,12 @@ from methods.common.errors import UserError
 from methods.model import artifact, description
 from methods.use import inspection
 from methods.use.model import Model
+from tests.fixtures.attacks import Watch, change_value, changed_bytes
 from tests.fixtures.models import write_small_models
 from tests.fixtures.world import loader
 
 SECONDS = 1.0
 MEMORY = 200  # MiB
-VALUES = [
-    *(0, 1, -1, 2, 3, 7, 8, 9, 63, 64, 65, 2**15, 10**6, 2**31, 2**63, 10**30, 10**300, -(10**18), True, False, None),
-    *(
-        0.5,
-        -0.5,
-        1e308,
-        1e-300,
-        3.0,
-        "",
-        "x",
-        "32",
-        "../../etc/passwd",
-        "\x1b[2J\n",
-        "a" * 10_000,
-        "eager",
-        "flash_attention_2",
-    ),
-    *([], [1], [[]], [10**9, 10**9], [1, 2, 3], ["bert"] * 5000, {}, {"kind": "quantize"}, {"a": {"b": {"c": {}}}}),
-]
 EDITS = [
     {"kind": "explode"},
     {"kind": "os.system"},
@@ -75,59 +56,26 @@ def honest(tmp_path_factory, sst2, base):
     return found
 
 
-def places(value, path=()):
-    """Yield the path of every value within a description."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield (*path, key)
-        yield from places(inner, (*path, key))
-
-
-def holder(meta: dict, path: tuple):
-    for key in path[:-1]:
-        meta = meta[key]
-    return meta
-
-
 def corrupted(honest: dict, seed: int) -> tuple[dict, dict, str]:
     """Return the arrays and the description of an honest file after one to three random changes, and these in words."""
     chance = random.Random(seed)
     arrays, meta = honest[chance.choice(sorted(honest))]
     arrays, meta, words = dict(arrays), copy.deepcopy(meta), []
     for _ in range(chance.choice([1, 1, 1, 2, 3])):
-        what = chance.choice(["value"] * 8 + ["missing", "extra", "edit", "edit", "deep", "array", "array", "renamed"])
-        path = chance.choice(list(places(meta)))
+        what = chance.choice(["value"] * 12 + ["edit"] * 2 + ["array"] * 2)
         if what == "array":
-            words.append(f"{what} {_change_an_array(arrays, chance)}")
-            continue
-        inside, key = holder(meta, path), path[-1]
-        if what == "missing":
-            del inside[key]
-        elif what == "extra" and isinstance(inside, dict):
-            inside[chance.choice(["_attn_implementation", "auto_map", "x" * 5000, "quantization_config"])] = "a/b"
+            words.append(f"array {_change_an_array(arrays, chance)}")
         elif what == "edit":
             edit = copy.deepcopy(chance.choice(EDITS))
             meta["edits"] = (
                 [edit] * chance.choice([1, 2, 20, 100]) if chance.random() < 0.5 else [*meta.get("edits", []), edit]
             )
-        elif what == "deep":
-            inside[key] = _nested(chance.choice([5, 100, 800]))
-        elif what == "renamed" and isinstance(inside, dict):
-            inside[chance.choice(["\x1b]0;title\x07", "name\nerror: forged", "bert.encoder.layer.7.x.weight"])] = inside.pop(
-                key
-            )
+            words.append(f"edit {edit}")
         else:
-            inside[key] = copy.deepcopy(chance.choice(VALUES))
-        words.append(f"{what} {'.'.join(map(str, path))} {str(inside)[:60] if what == 'value' else ''}")
+            words.append(change_value(meta, chance))
         if not meta:
             break
     return arrays, meta, "; ".join(words)
-
-
-def _nested(depth: int):
-    value = []
-    for _ in range(depth):
-        value = [value]
-    return value
 
 
 def _change_an_array(arrays: dict, chance: random.Random) -> str:
@@ -149,30 +97,6 @@ def _change_an_array(arrays: dict, chance: random.Random) -> str:
     elif change == "renamed":
         arrays[f"\x1b[31m{name}\n"] = array
     return f"{change} {name}"
-
-
-def memory() -> int:
-    """Return MiB of this process's own memory."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) // 1024
-
-
-class Watch(threading.Thread):
-    """Sees the most memory that a block of code takes."""
-
-    def __enter__(self):
-        self.before = self.most = memory()
-        self.done = threading.Event()
-        self.start()
-        return self
-
-    def run(self):
-        while not self.done.wait(0.005):
-            self.most = max(self.most, memory())
-
-    def __exit__(self, *_):
-        self.done.set()
-        self.join()
 
 
 def refused(path: Path, read) -> str | None:
@@ -220,7 +144,7 @@ def try_all(honest: dict, base: Path, folder: Path, seeds: range) -> int:
             )
             assert lines[-1] or abs(answers["packed"] - answers["torch"]) < 0.02, f"file {seed} ({words})"
             count += any(lines)
-    assert watch.most - watch.before < MEMORY
+    assert watch.taken < MEMORY
     return count
 
 
@@ -249,6 +173,23 @@ def test_corrupted_files_are_one_line_at_once(honest, base_path, tmp_path):
 @pytest.mark.slow
 def test_many_corrupted_files_are_one_line_at_once(honest, base_path, tmp_path):
     assert try_all(honest, base_path, tmp_path, range(100, 600)) > 450
+
+
+def test_files_of_random_bytes_are_one_line_at_once(honest, base_path, tmp_path):
+    """What a disk, a transfer or a careless editor does: the seals find all of it."""
+    path = tmp_path / "model.safetensors"
+    uses = (description.read, artifact.load, inspection.facts, lambda path: Model(path, base=base_path))
+    with Watch() as watch:
+        for seed in range(500):
+            chance = random.Random(seed)
+            files.write_sealed(path, *honest[chance.choice(sorted(honest))])
+            content = path.read_bytes()
+            changed, words = changed_bytes(content, chance)
+            path.write_bytes(changed)
+            lines = {refused(path, use) for use in uses}
+            assert len(lines) == 1, f"file {seed} ({words}): {lines}"
+            assert (lines == {None}) == (changed == content), f"file {seed} ({words}): {lines}"
+    assert watch.taken < MEMORY
 
 
 # --- containers -------------------------------------------------------------------------------------------
@@ -295,7 +236,7 @@ def test_a_strange_container_is_one_line_at_once(what, tmp_path):
     path.write_bytes(CONTAINERS[what])
     with Watch() as watch:
         assert "model.safetensors is damaged" in refused(path, description.read)
-    assert watch.most - watch.before < MEMORY
+    assert watch.taken < MEMORY
 
 
 def test_two_kilobytes_that_declare_a_giant_take_no_memory(tmp_path):
@@ -309,7 +250,7 @@ def test_two_kilobytes_that_declare_a_giant_take_no_memory(tmp_path):
     assert path.stat().st_size < 2048
     with Watch() as watch:
         assert "does not fit" in refused(path, artifact.load)
-    assert watch.most - watch.before < MEMORY
+    assert watch.taken < MEMORY
 
 
 def test_descriptions_are_read_without_torch():

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from report.labels import STEPS, Box, Label, place, text_width
+from report.labels import GAP, REACH, Box, Label, place, text_width
 
 FRAME = Box(40, 10, 700, 370)
 
@@ -93,10 +93,14 @@ def test_lines_are_avoided_where_another_place_is_about_as_near():
     assert found is not None, "lines are no obstacles"
 
 
-def test_no_place_is_farther_than_the_last_step():
-    for label, found in zip(cloud(60), place(cloud(60), FRAME), strict=True):
-        if found and found.leader:
-            assert max(abs(found.leader[2] - label.x), abs(found.leader[3] - label.y)) <= STEPS[-1] + 8
+def test_no_leader_is_longer_than_a_share_of_the_frame():
+    narrow = Box(40, 10, 340, 370)
+    for frame in (FRAME, narrow):
+        labels = [label for label in cloud(120) if label.x < frame.right - 5]
+        for label, found in zip(labels, place(labels, frame), strict=True):
+            if found and found.leader:
+                reach = max(abs(found.leader[2] - label.x), abs(found.leader[3] - label.y))
+                assert reach <= REACH * (frame.right - frame.left) + label.radius + GAP
 
 
 def test_texts_are_not_wider_than_estimated():

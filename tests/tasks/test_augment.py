@@ -13,12 +13,12 @@ from methods import fp32, ternarybert
 from methods import run as harness
 from methods.__main__ import main
 from methods.common.errors import UserError
+from methods.common.schema import validate
 from methods.model.encoder import Base, import_base, masked_word_head, read_base, wordpiece, write_base
 from methods.tasks import augment, base, data, encode
 from methods.tasks.augment import Augmenter, words_of
 from methods.tasks.guesses import Guesser
 from methods.tasks.vectors import Vectors
-from report.evidence.schema import validate
 from tests.fixtures.runs_of_methods import request
 from tests.fixtures.workflow import TINY, snakemake
 from tests.fixtures.world import CONFIG, WORDS, rows_of_sst2

@@ -12,10 +12,10 @@ from methods import engine
 from methods.__main__ import main
 from methods.common.errors import UserError
 from methods.common.files import write_json
+from methods.common.schema import validate
 from methods.tasks import data
 from methods.use import latency
 from methods.use.model import outputs_of
-from report.evidence.schema import validate
 from tests.fixtures.copies import modules_after
 from tests.fixtures.sessions import FakeSession
 
@@ -124,7 +124,8 @@ def test_torch_runs_what_the_engine_cannot_and_is_named_with_the_reason(error, f
 
 def test_a_diverged_run_has_no_time_and_says_why(folder, sst2_path, tmp_path):
     run = json.loads((folder / "run.json").read_text())
-    write_json(folder / "run.json", run | {"status": "diverged", "reason": "loss became nan", "scores": None})
+    diverged = {"status": "diverged", "reason": "loss became nan", "scores": None, "bits": None, "size": None, "files": {}}
+    write_json(folder / "run.json", run | diverged)
     out = tmp_path / "latency.json"
     assert main(["latency", str(folder), "--data", str(sst2_path), "--out", str(out)]) == 0
     found = json.loads(out.read_text())

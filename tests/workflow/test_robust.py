@@ -1,5 +1,6 @@
 """Folders with odd names, two Snakemakes at once, killed ones, and changes of the configuration in between."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ import yaml
 
 from methods.common import files
 from tests.fixtures.copies import copy_project
+from tests.fixtures.runs_of_methods import FILES
+from tests.fixtures.spying import copy_with_spy, turns
 from tests.fixtures.workflow import TINY, command, jobs, snakemake
 from workflow import catalogue
 
@@ -45,36 +48,76 @@ def test_braces_in_the_projects_folder_are_refused_in_one_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def start(folder, *words, config=QUICK) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(folder, *words, config=config), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def start(folder, *words, config=QUICK, root=catalogue.ROOT, **variables: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    words = command(folder, *words, config=config, root=root)
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def until(happened, process: subprocess.Popen) -> None:
+    """Wait for a sign of progress while a process works."""
+    deadline = time.monotonic() + 900
+    while not happened() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    assert happened(), "the process ended, or it took too long"
 
 
 @pytest.mark.slow
 def test_two_at_once_both_end_well_and_the_second_finds_everything_made(tmp_path):
     first, second = (start(tmp_path, "--cores", "2", "all") for _ in range(2))
-    said = [process.communicate(timeout=300)[0] for process in (first, second)]
+    said = [process.communicate(timeout=900)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
     waited = [text for text in said if "Waiting: another Snakemake (process" in text]
     assert len(waited) == 1
     assert "Nothing to be done" in waited[0]
 
 
+def kill(process: subprocess.Popen) -> None:
+    """Kill a Snakemake alone: its jobs go on."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+
+
 @pytest.mark.slow
-def test_after_kill_9_the_same_command_goes_on_without_unlock(project):
-    config = {**QUICK, "seeds": [1, 2]}
-    killed = start(project, "--cores", "2", "all", config=config)
-    deadline = time.monotonic() + 100
-    while not (project / "results/demo/runs/fp32/sst2/2").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    killed.stdout.close()
-    done = snakemake(project, "--cores", "2", "all", config=config)
-    assert (project / "results/demo/runs/fp32/sst2/2/run.json").is_file()
-    assert "Waiting: another Snakemake" not in done.stderr
+def test_snakemake_killed_and_started_again_at_once_never_has_two_writers_of_a_run(project, tmp_path):
+    """Killed three times by kill -9: in pre-training, in a run, and while a second job waits for the first one of that run.
+
+    The first job is halted until a third one waits too, so that all three meet on a fast machine and on a slow one.
+    """
+    root, folder, journal = copy_with_spy(tmp_path / "copy"), tmp_path / "folder", tmp_path / "journal"
+    folder.mkdir()
+    run, log = "results/demo/runs/fp32/sst2/1", folder / "results/demo/logs/fp32/sst2/1.log"
+    lock = folder / run / ".lock"
+    again = functools.partial(start, folder, "--cores", "1", f"{run}/run.json", root=root, SPY=str(journal))
+
+    first = again()
+    until((folder / "results/demo/base.safetensors.checkpoints/.lock").exists, first)
+    kill(first)
+    second = again()
+    until(lambda: lock.exists() and lock.read_text().endswith("\n"), second)
+    owner = int(lock.read_text())
+    os.kill(owner, signal.SIGSTOP)
+    try:
+        kill(second)
+        for attempt in ("third", "fourth"):
+            log.unlink()  # an earlier job goes on writing into it, unseen
+            process = again()
+            until(lambda: log.exists() and f"Waiting: process {owner} is writing {run}" in log.read_text(), process)
+            if attempt == "third":
+                kill(process)
+    finally:
+        os.kill(owner, signal.SIGCONT)
+    words = process.communicate(timeout=900)[0]
+    assert process.returncode == 0, words
+
+    assert "Waiting: another Snakemake" not in words
+    assert "Nothing to be done" in again("-n").communicate(timeout=900)[0]
+    (processes,) = turns(journal).values()
+    assert processes[0] == str(owner)
+    assert len(set(processes)) == len(processes) > 1, "a process wrote between two writes of another one"
+    for name in ("base.safetensors", "data/sst2.safetensors", *(f"runs/fp32/sst2/1/{name}" for name in FILES)):
+        assert (folder / "results/demo" / name).read_bytes() == (project / "results/demo" / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -83,13 +126,8 @@ def test_a_configuration_that_is_changed_and_changed_back_leaves_no_run_missing(
     before = run.read_bytes()
     other = {**QUICK, "budget": {**QUICK["budget"], "lr_scale": 21}}
     killed = start(project, "--cores", "2", "all", config=other)
-    deadline = time.monotonic() + 100
-    while run.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    killed.stdout.close()
-    assert not run.exists()
+    until(lambda: not run.exists(), killed)
+    kill(killed)
     for target in ("results/fp32_sst2.json", "all"):
         assert "run" in jobs(snakemake(project, "-n", target, config=QUICK)), target
     snakemake(project, "--cores", "2", "all", config=QUICK)

@@ -33,6 +33,11 @@ def test_a_verdict_by_hand():
     assert said(Difference(0.0, 1)) == [""], "without an interval nothing is known"
 
 
+def test_signs_follow_the_words():
+    losses = [loss(0.2, 0.4), loss(0.2, 0.5), loss(5.0, 1.0), loss(-5.0, 1.0), loss(0.5, 0.1)]
+    assert [judge({0: one}, 1.0)[0].mark for one in losses] == ["≈", "", "▽", "△", "≈▽"]
+
+
 def test_a_large_loss_that_no_test_finds_is_not_called_equivalent():
     assert said(loss(14.0, 8.0)) == [""]
 

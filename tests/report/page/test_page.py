@@ -97,7 +97,7 @@ def test_the_reader_is_told_of_gaps_and_sources(page):
 def test_the_demo_is_called_one():
     page = render(compare(fixture.board(("fp32",), ("rte",), seeds=(1,), rows=50, source="generated")))
     assert "Demo: generated data and a tiny model. Do not compare these numbers with any paper." in page
-    assert "not comparable" in page and "reproduced<" not in page
+    assert "No published figure can be compared with ours" in page and "reproduced<" not in page
     assert "with one seed" in page
 
 

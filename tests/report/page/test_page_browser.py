@@ -416,7 +416,7 @@ def test_tables_and_plots_are_few_tab_stops(opened):
     assert browser.evaluate(in_plot) == 1
     assert browser.evaluate(f"{STOPS}.filter(one => one.closest('details.cell')).length") == 1
     rows = browser.evaluate("all('table.board tbody th a').filter(one => one.checkVisibility()).length")
-    assert browser.evaluate(f"{STOPS}.length") < 60 + rows + 3 * len(METHODS)
+    assert browser.evaluate(f"{STOPS}.length") < 80 + rows + 3 * len(METHODS)
     with_script = browser.evaluate(f"{STOPS}.length")
     browser = opened(script=False)
     assert browser.evaluate(f"{STOPS}.length") > 2 * with_script, "without a script everything is a stop"

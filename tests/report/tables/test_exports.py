@@ -15,7 +15,7 @@ from report.evidence.comparison import compare
 from report.tables import exports
 from report.tables.grid import Grid, Text
 from report.tables.latex import latex, to_latex
-from report.tables.published import paper_table
+from report.tables.papers import paper_table
 from report.tables.references import ROOT, citation_keys
 from report.tables.suites import tables
 from tests.fixtures import cells as fixture

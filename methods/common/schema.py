@@ -24,7 +24,7 @@ def read_valid(path: Path, schema: str) -> dict:
 def validate(document: dict, schema: str, where: Path | str) -> None:
     """Refuse a document that does not fit `schema`: a file name, with `#/$defs/...` for a part of one."""
     if error := jsonschema.exceptions.best_match(_validator(schema).iter_errors(document)):
-        place = ".".join(map(str, error.absolute_path)) or "the top level"
+        place = ".".join(map(str, error.absolute_path))[:160] or "the top level"
         problem = " ".join(error.message.split())
         problem = problem if len(problem) <= 160 else problem[:160] + "..."
         raise UserError(
@@ -35,7 +35,10 @@ def validate(document: dict, schema: str, where: Path | str) -> None:
 
 @functools.cache
 def _validator(schema: str) -> jsonschema.Draft202012Validator:
-    names = ("run.schema.yaml", "cell.schema.yaml")
-    contents = {name: yaml.load((SCHEMAS / name).read_text(encoding="utf-8"), LOADER) for name in names}
-    resources = ((name, referencing.Resource.from_contents(content)) for name, content in contents.items())
-    return jsonschema.Draft202012Validator({"$ref": schema}, registry=referencing.Registry().with_resources(resources))
+    return jsonschema.Draft202012Validator({"$ref": schema}, registry=referencing.Registry(retrieve=_resource))
+
+
+@functools.cache
+def _resource(name: str) -> referencing.Resource:
+    """Return a schema that another one, or a check, names: each is read when it is needed, which takes time."""
+    return referencing.Resource.from_contents(yaml.load((SCHEMAS / name).read_text(encoding="utf-8"), LOADER))

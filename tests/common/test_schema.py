@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from methods.common.errors import UserError
-from report.evidence.schema import SCHEMAS, validate
+from methods.common.schema import SCHEMAS, validate
 from tests.fixtures.runs import run_record, search_record
 
 
