@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from methods.common import files, interrupt, provenance
+from methods.common import files, interrupt, provenance, schema
 from methods.common.errors import UserError
 from methods.common.terminal import plain
 from methods.kernel import fusing, products
@@ -335,7 +335,7 @@ class Run:
     def _finished(self) -> dict | None:
         """Return the record of this very run, if it is there and all that was trained is whole."""
         with contextlib.suppress(UserError, KeyError, TypeError, AttributeError, OSError):
-            done = files.read_json(self.out / RECORD)
+            done = schema.read_valid(self.out / RECORD, "run.schema.yaml")
             trained = {name: sha for name, sha in done["files"].items() if name != PREDICTIONS}
             whole = all(files.sha256_file(self.out / name) == sha for name, sha in trained.items())
             if done["identity"] == self.identity and whole and (self.out / "machine.json").is_file():

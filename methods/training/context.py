@@ -14,7 +14,10 @@ SAMPLE_BATCH = 32  # rows of a batch that a method may look at before it trains
 
 
 class Journal:
-    """Answers that are expensive to find, kept on the disk as they come, so that a search resumes where it was killed."""
+    """Answers that are expensive to find, kept on the disk as they come, so that a search resumes where it was killed.
+
+    The file holds the hash of its answers: one that was changed or damaged is begun anew.
+    """
 
     def __init__(self, path: Path, identity: str):
         self.path, self.identity = Path(path), identity
@@ -24,7 +27,7 @@ class Journal:
                 stored = files.read_json(self.path)
             except UserError:
                 stored = {}
-            if isinstance(stored, dict) and stored.get("identity") == identity:
+            if isinstance(stored, dict) and stored == self._sealed(stored.get("answers")):
                 self.answers = stored["answers"]
 
     def once(self, question: str, compute: Callable[[], object]):
@@ -32,8 +35,12 @@ class Journal:
         if question not in self.answers:
             interrupt.check()
             self.answers[question] = json.loads(json.dumps(compute(), allow_nan=False))
-            files.write_json(self.path, {"identity": self.identity, "answers": self.answers})
+            files.write_json(self.path, self._sealed(self.answers))
         return self.answers[question]
+
+    def _sealed(self, answers: object) -> dict:
+        digest = files.sha256(files.canonical(answers).encode("utf-8", "backslashreplace"))
+        return {"identity": self.identity, "answers": answers, "sha256": digest}
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from methods.model.encoder import tokenizer_json
 from methods.scoring import rescore
 from methods.tasks import files as rows_of_files
 from methods.training.checkpoints import Checkpoints
+from methods.training.context import Journal
 from methods.use import latency
 from report.__main__ import main as report
 from report.evidence.comparison import compare
@@ -105,6 +106,7 @@ def commands(run_method, base_path, sst2_path, tmp_path, monkeypatch):
         "cell": (report, "cell", "--out", tmp_path / "cell.json", "--run", folder, "--about", about),
         "first run": (main, "run", "--request", json.dumps(request("fp32")), *inputs),
         "next run": (main, "run", "--request", json.dumps(request(STUDENT)), *ancestors, *inputs),
+        "same run": (main, "run", "--request", json.dumps(request("fp32")), *inputs[:-1], folder),
     }
     return folder, data, {name: functools.partial(error_of, *call) for name, call in words.items()}
 
@@ -114,6 +116,37 @@ def commands(run_method, base_path, sst2_path, tmp_path, monkeypatch):
 def test_a_changed_run_is_taken_or_is_one_line(reader, seeds, commands):
     folder, _, readers = commands
     assert attack(folder / "run.json", seeds, readers[reader]) > len(seeds) / 4
+
+
+@some_and_many
+def test_a_changed_record_of_a_finished_run_is_taken_or_the_run_is_made_again(seeds, commands, monkeypatch):
+    folder, _, readers = commands
+    record = (folder / "record.json").read_bytes()
+    made = []
+    monkeypatch.setattr(harness.Run, "_make", lambda run: made.append(run) or run.record)
+
+    def read() -> str | None:
+        (folder / "run.json").unlink(missing_ok=True)  # as Snakemake does before it starts a job
+        return readers["same run"]()
+
+    attack(folder / "record.json", seeds, read)
+    assert len(made) > len(seeds) / 4
+    (folder / "record.json").write_bytes(record)
+    made.clear()
+    assert read() is None and not made, "the honest record is taken"
+
+
+@some_and_many
+def test_a_changed_journal_is_begun_anew(seeds, tmp_path):
+    path = tmp_path / "journal.json"
+    Journal(path, "this run").once("question", lambda: {"answer": [1, 2.5]})
+
+    def begin() -> str | None:
+        return None if Journal(path, "this run").answers == {"question": {"answer": [1, 2.5]}} else "anew"
+
+    attack(path, seeds, begin)
+    path.write_text(path.read_text().replace("2.5", "2.6"))
+    assert Journal(path, "this run").answers == {}
 
 
 @some_and_many
