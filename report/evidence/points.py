@@ -8,7 +8,7 @@ from report.evidence.board import Board, Family
 from report.evidence.comparison import Evidence
 from report.wording import CONVENTIONS, metric_title
 
-CLOSE_UP = (-10.0, 2.0)  # points of score around full precision, where methods of use are
+BELOW, ABOVE = 10, 2  # points of score around full precision, where methods of use are
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Cloud:
     def close_up(self) -> tuple[float, float]:
         """Return the range around full precision, or around the best point where full precision has no quality."""
         top = max(point.y for point in self.points) if self.reference is None else self.reference
-        return top + CLOSE_UP[0], top + CLOSE_UP[1]
+        return top - BELOW, top + ABOVE
 
 
 def cost(board: Board, method: str, tasks: list[str], axis: str) -> float | str:

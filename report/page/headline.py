@@ -61,7 +61,7 @@ class _Opening:
     def _gain(self, method: str) -> str:
         speed = self.board.latencies.speed(method, self.tasks)
         ratio = None if isinstance(speed, str) else speed.ratio
-        faster = f" and {score(ratio, 1)}× as fast" if ratio is not None else ""
+        faster = f" and {score(ratio, 1)}× as fast," if ratio is not None else ""
         return f"is {score(self._ratio(method))}× smaller{faster}"
 
     def _change(self, loss: Difference) -> str:

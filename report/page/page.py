@@ -1,4 +1,4 @@
-"""The page: one HTML file made from cells and nothing else. The same cells give the same bytes.
+"""The page: one HTML file made from cells and, where they may be shown, texts of rows. Equal inputs give equal bytes.
 
 Python decides the content and the written form of every number. The templates lay it out; the scripts sort, filter, open
 and compare what is already there.

@@ -1,7 +1,7 @@
 """The plots of quality against cost as SVG: under both protocols, against every cost, close up and whole."""
 
 from report.evidence.comparison import Evidence
-from report.evidence.points import Axis, Cloud, cloud, loss_cloud
+from report.evidence.points import ABOVE, BELOW, Axis, Cloud, cloud, loss_cloud
 from report.labels import Box
 from report.scatter import Canvas, Layout, Mark, Shared, layout
 from report.wording import CONVENTIONS
@@ -24,6 +24,9 @@ def overall(evidence: Evidence, shown_axes: list[Axis]) -> dict:
         "tasks": list(map(board.task_title, tasks)),
         "left_out": [f"{board.task_title(task)} ({reason})" for task, reason in board.left_out().items()],
         "ranges": RANGES,
+        "middle": "the best score" if board.full_precision is None else "full precision",
+        "below": BELOW,
+        "above": ABOVE,
         "families": sorted(families, key=lambda family: family.number),
     }
 
@@ -73,7 +76,7 @@ def multiples(evidence: Evidence, shown_axes: list[Axis]) -> dict | None:
                 classes = " ".join(f"axis-{one.name}" for one in (axis, *others))
                 of_axes.append({"axis": axis, "classes": classes, "panels": panels})
         protocols.append((protocol, of_axes))
-    return {"protocols": protocols} if any(of_axes for _, of_axes in protocols) else None
+    return {"protocols": protocols, "below": BELOW, "above": ABOVE} if any(of_axes for _, of_axes in protocols) else None
 
 
 def drawing(found: Layout, mirrored: bool = False) -> dict:

@@ -28,7 +28,7 @@ for name in python snakemake ruff snakefmt; do cp "$0" .venv/bin/$name; done
 MADE = ["stand-in -m venv .venv", "install torch", "install -r requirements.txt"]
 DEV = ["install -r requirements-dev.txt"]
 BUILT = ["snakemake --cores all all"]
-TESTED = ["python -m pytest"]
+TESTED = ["python -m pytest --numprocesses auto --dist loadfile"]
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@ import pytest
 from report.evidence.comparison import compare
 from report.page.page import render
 from tests.fixtures import cells as fixture
-from tests.fixtures import chromium
-
-pytestmark = pytest.mark.skipif(chromium.EXECUTABLE is None, reason="there is no Chromium to open the page with")
+from tests.fixtures.pages import becomes_true
 
 METHODS = ("fp32", "rtn_2bit", "lsq_4bit", "lat_2bit", "tws_1bit")
 MAIN = ".p-primary .axis-file .range-close .wide"
@@ -20,13 +18,6 @@ def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
     path.write_text(render(compare(fixture.board(METHODS, ("mrpc", "rte"), seeds=(1, 2, 3), rows=150))), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = chromium.Browser()
-    yield found
-    found.close()
 
 
 @pytest.fixture
@@ -69,14 +60,6 @@ def tap(browser, selector: str) -> None:
     where = place(browser, selector)
     browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[where])
     browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
-
-
-def becomes_true(browser, expression: str) -> bool:
-    for _ in range(200):
-        if browser.evaluate(expression):
-            return True
-        browser.evaluate("new Promise(done => setTimeout(done, 20))")
-    return False
 
 
 def test_axis_range_and_protocol_are_chosen_without_a_script(opened):

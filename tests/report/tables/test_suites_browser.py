@@ -8,20 +8,10 @@ from report.evidence.comparison import compare
 from report.page.page import render
 from report.wording import score, signed
 from tests.fixtures import cells as fixture
-from tests.fixtures import chromium
 from tests.fixtures.pages import click, column, texts
 
 METHODS = ("fp32", "lsq_4bit", "rtn_2bit", "lat_2bit", "tws_1bit")
 TABLE = "table[data-name=glue]"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if chromium.EXECUTABLE is None:
-        pytest.skip("there is no Chromium to open the page with")
-    found = chromium.Browser()
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
