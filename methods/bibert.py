@@ -45,25 +45,25 @@ def stages(student: nn.Module, recipe: Recipe, context: Context) -> list[Stage]:
 # micro-batch; here every example has its own, over real tokens.
 
 
-@term("queries")
+@term("queries", padding=True)
 def queries(student, teacher, batch, *, whole_batch: bool = False) -> Tensor:
     """Distance between directions of the similarities of queries, summed over layers, for each example."""
     return _of_similarities(student, teacher, batch, "queries", whole_batch)
 
 
-@term("keys")
+@term("keys", padding=True)
 def keys(student, teacher, batch, *, whole_batch: bool = False) -> Tensor:
     """As `queries`, of keys."""
     return _of_similarities(student, teacher, batch, "keys", whole_batch)
 
 
-@term("values")
+@term("values", padding=True)
 def values(student, teacher, batch, *, whole_batch: bool = False) -> Tensor:
     """As `queries`, of values."""
     return _of_similarities(student, teacher, batch, "values", whole_batch)
 
 
-@term("hidden")
+@term("hidden", padding=True)
 def hidden_direction(student, teacher, batch, *, whole_batch: bool = False) -> Tensor:
     """Distance between the directions of hidden states, summed over the embedding output and all layers."""
     mask = batch["attention_mask"].float().unsqueeze(2)  # (B, S, 1)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from methods.common.errors import UserError
@@ -15,6 +16,7 @@ from methods.common.schedule import START
 from methods.planning.rehearsal import Cost, Costs, Measured, Rehearsal, Shapes
 from methods.planning.rows import TaskRows, rows_of
 from methods.tasks.data import BUCKETS
+from methods.training import teaching
 from methods.training.device import open_device
 from methods.training.trainer import SCORING_BATCH
 from methods.use.bench.timing import OtherWork
@@ -133,8 +135,16 @@ def _run(name: tuple[str, str, int], measured: Measured, rows: TaskRows, evaluat
         steps=sum(steps for steps, _ in stages),
         seconds=run_seconds(stages, costs, rows, evaluate_every),
         file_bytes=2 * costs.file_bytes + costs.latent_bytes,
-        memory_bytes=costs.memory.of(batch * rows.widest(), 0),
+        memory_bytes=costs.memory.of(batch * rows.widest(), 0) + _kept_bytes(stages, costs, rows),
     )
+
+
+def _kept_bytes(stages: list[tuple[int, int]], costs: Costs, rows: TaskRows) -> float:
+    """Return the memory in which a run keeps what its teacher shows."""
+    lengths = np.asarray(rows.train.lengths, float)
+    if sum(steps * batch for steps, batch in stages) < teaching.EPOCHS * len(lengths):
+        return 0.0
+    return min(teaching.LIMIT, sum(of_power * (lengths**power).sum() for power, of_power in enumerate(costs.kept)))
 
 
 def run_seconds(stages: list[tuple[int, int]], costs: Costs, rows: TaskRows, evaluate_every: int) -> float:

@@ -18,18 +18,18 @@ from methods.kernel.fusing import fused
 from methods.kernel.trace import Trace
 
 
-def term(*reads: str, teacher: bool = True) -> Callable:
+def term(*reads: str, teacher: bool = True, padding: bool = False) -> Callable:
     """Mark a function or a module class as a term.
 
     `reads` names what both models have to show: `hidden` (embedding output and every layer's), `scores` (attention before
     softmax), `queries`, `keys` and `values` (before any quantizer, (B, heads, S, width)), or whatever a module shows by
     `trace.show`. A function takes (student's trace, teacher's trace, batch) and its options. A class is a module with
     parameters of its own, made as `cls(student, teacher, **options)`, whose forward takes the same three; its parameters are
-    trained and checkpointed with the student.
+    trained and checkpointed with the student. `padding` says that it reads what the teacher shows of padding too.
     """
 
     def mark(thing):
-        thing.reads, thing.needs_teacher = frozenset(reads), teacher
+        thing.reads, thing.needs_teacher, thing.reads_padding = frozenset(reads), teacher, padding
         return thing
 
     return mark
@@ -58,6 +58,10 @@ class Objective(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         return any(function.needs_teacher for function in self.functions.values())
+
+    @property
+    def reads_padding(self) -> bool:
+        return any(function.reads_padding for function in self.functions.values())
 
     def prepare(self, student: nn.Module, teacher: nn.Module | None) -> None:
         """Make the modules of terms that have parameters."""
@@ -98,7 +102,7 @@ def logits(student: Trace, teacher: Trace, batch: dict, *, temperature: Positive
     return batch["kind"].soft_loss(*map(tuple, cooled), batch) * temperature**2
 
 
-@term()
+@term(padding=True)
 def logits_mean(student: Trace, teacher: Trace, batch: dict) -> Tensor:
     """`logits` as the official codes average it: over classes, or over all of a span's positions, as well as over rows."""
     return batch["kind"].soft_loss_mean(student.logits, teacher.logits, batch)
@@ -116,7 +120,7 @@ def hidden(student: Trace, teacher: Trace, batch: dict, *, map: list[int] | None
     return total / (mask.sum((1, 2)) * pairs[0][0].shape[2])
 
 
-@term("hidden")
+@term("hidden", padding=True)
 def hidden_padded(student: Trace, teacher: Trace, batch: dict, *, map: list[int] | None = None) -> Tensor:
     """`hidden` as the official codes average it: padding counts like any token, so that padding changes the loss."""
     return sum(((a.float() - b.float()) ** 2).mean((1, 2)) for a, b in _pairs(student, teacher, "hidden", map))
@@ -135,7 +139,7 @@ def attention(student: Trace, teacher: Trace, batch: dict, *, map: list[int] | N
     return total / (real.sum((1, 2, 3)) * pairs[0][0].shape[1])
 
 
-@term("scores")
+@term("scores", padding=True)
 def attention_padded(student: Trace, teacher: Trace, batch: dict, *, map: list[int] | None = None) -> Tensor:
     """`attention` as the official codes average it: masked scores are set to zero, and count."""
     unmasked = batch["attention_mask"][:, None, None, :] != 0  # (B, 1, 1, S)

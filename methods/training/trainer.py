@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from methods.common import interrupt
 from methods.common.progress import Progress
-from methods.kernel.trace import Trace, tracing
 from methods.model.edits import SHOWN_BY_ATTENTION, show_scores
-from methods.model.encoder import logits
 from methods.training import optimizers
 from methods.training.checkpoints import Checkpoints
+from methods.training.forward import forward
 from methods.training.loader import Loader
 from methods.training.recipe import Pass, Stage
+from methods.training.teaching import Teaching, worth_keeping
 
 LOG_EVERY = 10  # steps between two entries of the curve, and between two looks for a loss that is no number
 SHOWN = 6  # terms that a line of progress has room for
@@ -89,7 +89,8 @@ class Trainer:
         checkpoints: Checkpoints | None = None,
         title: str = "",
     ):
-        self.student, self.teacher, self.stages, self.loader = student.to(accelerator.device), teacher, stages, loader
+        self.student, self.stages, self.loader = student.to(accelerator.device), stages, loader
+        self.teacher = None if teacher is None else Teaching(teacher.to(accelerator.device).eval().requires_grad_(False))
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         self.accelerator, self.checkpoints = accelerator, checkpoints
         self.state, self.best, self.optimizer = State(), None, None
@@ -101,6 +102,7 @@ class Trainer:
     def fit(self) -> Fit:
         saved_optimizer = self._restore()
         try:
+            self._keep()
             for number, stage in enumerate(self.stages):
                 if number < self.state.stage:
                     continue
@@ -236,13 +238,18 @@ class Trainer:
     def _prepare(self) -> None:
         """Put both models in order for the objectives."""
         objectives = [one.objective for stage in self.stages for one in stage.passes]
-        if self.teacher is not None:
-            self.teacher = self.teacher.to(self.accelerator.device).eval().requires_grad_(False)
+        teacher = None if self.teacher is None else self.teacher.model
         for objective in objectives:
-            objective.prepare(self.student, self.teacher)
+            objective.prepare(self.student, teacher)
         if any(objective.wanted & SHOWN_BY_ATTENTION for objective in objectives):
-            for model in filter(None, (self.student, self.teacher)):
+            for model in filter(None, (self.student, teacher)):
                 show_scores(model)
+
+    def _keep(self) -> None:
+        """Keep what the teacher shows of the training rows, where the run uses it more than once."""
+        wanted = worth_keeping(self.stages, len(self.loader), self.accelerator.device)
+        if self.teacher is not None and wanted is not None:
+            self.teacher.keep(self.loader, wanted, self.accelerator)
 
     def _save(self) -> None:
         if not self.checkpoints or not self.accelerator.is_main_process:
@@ -274,19 +281,28 @@ class Trainer:
         return groups["optimizer"]
 
 
-def accumulate(student, teacher, loader: Loader, passes: tuple[Pass, ...], share, rows, state: State, accelerator) -> Tensor:
+def accumulate(
+    student: nn.Module,
+    teacher: Teaching | None,
+    loader: Loader,
+    passes: tuple[Pass, ...],
+    share: np.ndarray,
+    rows: np.ndarray,
+    state: State,
+    accelerator,
+) -> Tensor:
     """Forward and backward over this process's `share` of a batch; the sums of all passes' terms, (terms,)."""
     student.train()
     wanted = frozenset().union(*(one.objective.wanted for one in passes))
     total = loader.tokens(rows)
     sums = torch.zeros(len(term_names(passes)), device=accelerator.device)
     for start in range(0, len(share), state.micro_batch):
-        batch = loader.batch(share[start : start + state.micro_batch])
+        mine = share[start : start + state.micro_batch]
+        batch = loader.batch(mine)
         with accelerator.autocast():
             theirs, values = None, []
             if teacher is not None and any(one.objective.needs_teacher for one in passes):
-                with torch.no_grad():
-                    theirs = forward(teacher, batch, wanted)
+                theirs = teacher(mine, batch, wanted)
             for one in passes:
                 with one.active(student):
                     ours = forward(student, batch, one.objective.wanted, total, start > 0)
@@ -306,23 +322,6 @@ def term_names(passes: tuple[Pass, ...]) -> list[str]:
 def term_weights(passes: tuple[Pass, ...]) -> dict[str, float]:
     weights = [weight for one in passes for weight in one.objective.weights.values()]
     return dict(zip(term_names(passes), weights, strict=True))
-
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-
-def forward(
-    model: nn.Module, batch: dict, wanted: frozenset[str] = frozenset(), total: int | None = None, continues: bool = False
-) -> Trace:
-    """Run a model on a batch and return the trace: its logits, and what its modules showed of what is wanted."""
-    trace = Trace(batch["input_ids"], batch["attention_mask"], wanted, total, continues)
-    options = {"output_hidden_states": True} if "hidden" in wanted else {}
-    with tracing(trace):
-        output = model(**{name: batch[name] for name in INPUTS}, **options)
-    trace.logits = logits(output)
-    if "hidden" in wanted:
-        trace.shown["hidden"] = list(output.hidden_states)  # (B, S, H) each: the embedding output and every layer's
-    return trace
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from methods.model.edits import apply, show_scores
 from methods.model.encoder import from_base
 from methods.tasks import kinds
 from methods.training import objective, trainer
+from methods.training.teaching import Teaching
 from methods.training.trainer import State, accumulate, forward
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of, parameters
 from tests.fixtures.runs_of_methods import CATALOGUE, FILES, recipe_of, request
@@ -235,7 +236,7 @@ def test_gradients_are_the_sum_of_those_of_all_networks_cut_out(base, sst2, devi
     (stage,) = dynabert.stages(student, recipe_of("dynabert_supernet"), context())
     rows, batches = np.arange(8), loader(sst2)
     batch, sums = batches.batch(rows), {}
-    accumulate(student, teacher, batches, stage.passes, rows, rows, State(micro_batch=3), device)
+    accumulate(student, Teaching(teacher), batches, stage.passes, rows, rows, State(micro_batch=3), device)
     states = frozenset({"hidden"})
     with torch.no_grad():
         theirs = forward(teacher, batch, states)

@@ -9,6 +9,7 @@ from methods.model.edits import apply, calibrate
 from methods.model.encoder import from_base
 from methods.training.objective import Objective
 from methods.training.recipe import Pass
+from methods.training.teaching import Teaching
 from methods.training.trainer import State, accumulate, forward
 from tests.fixtures.models import answers, batch_of, model_of
 from tests.fixtures.world import loader, without_dropout
@@ -40,7 +41,9 @@ def gradients(models, sst2, device, padding: str, micro_batch: int, **changes) -
     for model in (student, teacher):
         model.set_attn_implementation("scores")
     state = State(micro_batch=micro_batch)
-    terms = accumulate(student, teacher, loader(sst2, padding=padding), (Pass(objective),), ROWS, ROWS, state, device)
+    terms = accumulate(
+        student, Teaching(teacher), loader(sst2, padding=padding), (Pass(objective),), ROWS, ROWS, state, device
+    )
     return terms, {name: param.grad for name, param in student.named_parameters() if param.grad is not None}
 
 
