@@ -55,6 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
     verify.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores to use (default: all)")
     verify.set_defaults(make=_verify)
 
+    text = "publish cells as the reference: copies, tables, figures, page and provenance; README and ARTIFACT quote them"
+    reference = commands.add_parser("reference", help=text)
+    text = "cells to add or to replace (default: none, make everything anew from those that are there)"
+    reference.add_argument("cells", type=Path, nargs="*", metavar="CELL", help=text)
+    reference.set_defaults(make=_publish)
+
     failed = commands.add_parser("failures", help="print why cells are missing: a run or one of its ancestors failed")
     failed.add_argument("--logs", type=Path, required=True, metavar="DIR", help="logs of the runs")
     failed.set_defaults(make=_print_failures)
@@ -76,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(explain(error) or f"{error.filename or options.out}: {error.strerror or error}")
+        return _fail(explain(error) or f"{error.filename or getattr(options, "out", "the files")}: {error.strerror or error}")
 
 
 def _margin(text: str) -> float:
@@ -153,6 +159,13 @@ def _verify(options: argparse.Namespace) -> int:
     for line in verdict.lines:
         print(plain(line))
     return 0 if verdict.lands else 1
+
+
+def _publish(options: argparse.Namespace) -> None:
+    from report import reference
+
+    cells = reference.publish(options.cells)
+    print(f"{len(cells)} cells in {reference.FOLDER}")
 
 
 def _print_failures(options: argparse.Namespace) -> None:

@@ -1,0 +1,180 @@
+"""The reference: cells that are published with the project, and all that is made of them.
+
+`publish` copies cells into a folder and makes tables, figures, the page and `provenance.json` there, from nothing else. Two
+texts outside it quote its numbers, between markers: the README's table, and ARTIFACT's intervals for whoever makes a cell
+again.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from methods.common.errors import UserError
+from methods.common.files import sha256, write_bytes
+from report import figures
+from report.evidence.comparison import Evidence, compare
+from report.evidence.reading import read_cells
+from report.page.page import render
+from report.tables.exports import export, to_markdown
+from report.tables.suites import tables
+from report.verification import interval
+from report.wording import joined, score
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs/reference"
+CONFIGURATION = "config/reference.yaml"
+QUOTED = ("README.md", "ARTIFACT.md")  # the texts with markers
+MARKED = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def publish(paths: list[Path], folder: Path = FOLDER, root: Path = ROOT) -> list[Path]:
+    """Add these cells to a reference, or replace those of their names, and make everything anew; return its cells.
+
+    Without cells those that are there are used: after a change of the report.
+    """
+    for cell, path in zip(read_cells(paths) if paths else [], paths, strict=True):
+        _require_provenance(cell, path)
+        write_bytes(folder / "cells" / f"{_name(cell)}.json", path.read_bytes())
+    known = sorted((folder / "cells").glob("*.json"))
+    cells = _in_order(read_cells(known), _configuration(root))
+    evidence = compare(cells)
+    pictures = list(figures.draw(evidence))
+    write_bytes(folder / "index.html", _encoded(render(evidence, pictures, None)))
+    for name, text in export(evidence):
+        write_bytes(folder / "tables" / name, _encoded(text))
+    for picture in pictures:
+        write_bytes(folder / "figures" / f"{picture.name}.svg", picture.contents["svg"])
+    write_bytes(folder / "provenance.json", _encoded(json.dumps(provenance(cells, folder, root), indent=1) + "\n"))
+    quote(evidence, root)
+    return known
+
+
+def provenance(cells: list[dict], folder: Path, root: Path) -> dict:
+    """Return where the reference comes from, for programs: code, data, machines, hours, and what is not there."""
+    machines: dict[str, dict] = {}
+    commits, hours = set(), {}
+    for cell in cells:
+        seconds = cell["ran_on"]["volatile"]["cost"]["seconds"] * cell["ran_on"]["volatile"]["cost"]["n"]
+        method = cell["request"]["method"]
+        hours[method] = hours.get(method, 0.0) + seconds / 3600
+        for of_seed in cell["ran_on"]["volatile"]["machines"]:
+            machine = dict(of_seed["machine"])
+            commits.add(machine.pop("git_commit"))
+            machine.pop("git_dirty")
+            machines[json.dumps(machine, sort_keys=True)] = machine
+    return {
+        "configuration": CONFIGURATION,
+        "commits": sorted(commits),
+        "machines": [machines[key] for key in sorted(machines)],
+        "packages": cells[0]["ran_on"]["packages"],
+        "base": cells[0]["ran_on"]["base"],
+        "data": {cell["request"]["task"]: cell["ran_on"]["dataset"] for cell in cells},
+        "hours": {method: round(value, 3) for method, value in hours.items()},
+        "cells": {
+            _name(cell): {
+                "seeds": cell["request"]["seeds"],
+                "code": cell["ran_on"]["code"],
+                "sha256": sha256((folder / "cells" / f"{_name(cell)}.json").read_bytes()),
+            }
+            for cell in cells
+        },
+        "left_out": left_out(cells, root),
+    }
+
+
+def left_out(cells: Iterable[dict], root: Path = ROOT) -> dict[str, list[str]]:
+    """Return {method: tasks} that the configuration names and the reference lacks."""
+    there = {(cell["request"]["method"], cell["request"]["task"]) for cell in cells}
+    wanted = _configuration(root)
+    missing = {method: [task for task in wanted["tasks"] if (method, task) not in there] for method in wanted["methods"]}
+    return {method: tasks for method, tasks in missing.items() if tasks}
+
+
+# Quotations
+
+
+def quote(evidence: Evidence, root: Path = ROOT) -> None:
+    """Write the reference's numbers into the texts that quote them."""
+    blocks = {"table": lambda: table(evidence, root), "intervals": lambda: intervals(evidence)}
+    for name in QUOTED:
+        text = (root / name).read_text(encoding="utf-8")
+        quoted = MARKED.sub(lambda found: f"{found[1]}{blocks[found[2]]()}{found[3]}", text)
+        if quoted != text:
+            write_bytes(root / name, _encoded(quoted))
+
+
+def table(evidence: Evidence, root: Path = ROOT) -> str:
+    """Return the README's table, of the first suite, and what it lacks."""
+    main = tables(evidence)[0]
+    lines = [to_markdown(main.grid())]
+    cells = evidence.board.cells
+    if missing := left_out(cells, root):
+        words = [f"{method} ({', '.join(tasks)})" for method, tasks in missing.items()]
+        lines.append(f"Not run yet, of what {CONFIGURATION} names: {joined(words)}.\n")
+    return "\n".join(lines)
+
+
+def intervals(evidence: Evidence) -> str:
+    """Return a table of each cell's mean and the interval in which as many new seeds land, with the minutes of a run."""
+    board = evidence.board
+    tasks = [task for suite in board.suites for task in suite.tasks if board.of_task(task)]
+    lines = [" | ".join(["| Method", *map(board.task_title, tasks), "minutes a run |"]), "|---" * (len(tasks) + 2) + "|"]
+    for method in board.methods:
+        cells = {cell["request"]["task"]: cell for cell in board.of_method(method)}
+        minutes = [cell["ran_on"]["volatile"]["cost"]["seconds"] / 60 for cell in cells.values()]
+        shown = [_interval(cells[task]) if task in cells else "--" for task in tasks]
+        spread = f"{min(minutes):.1f} to {max(minutes):.1f}"
+        lines.append(" | ".join([f"| `{method}`", *shown, f"{spread} |"]))
+    return "\n".join([*lines, ""])
+
+
+def _interval(cell: dict) -> str:
+    metric, primary = cell["measured"]["metric"], cell["request"]["primary"]
+    known = cell["measured"]["protocols"][primary]["metrics"][metric]
+    found = interval(cell, known["n"]) if known["n"] else None
+    if found is None:
+        return "--"
+    low, high, _ = found
+    return f"{score(known['mean'])} ({score(low)} to {score(high)})"
+
+
+# Cells
+
+
+def _require_provenance(cell: dict, path: Path) -> None:
+    """Raise one line for a cell that nobody could make again: of a changed working copy, or of no commit."""
+    for of_seed in cell["ran_on"]["volatile"]["machines"]:
+        machine = of_seed["machine"]
+        if machine["git_commit"] is None or machine["git_dirty"]:
+            raise UserError(
+                f"{path} was made from code that is in no commit (seed {of_seed['seed']}): commit the changes, delete the "
+                "run's folder and make the cell again."
+            )
+
+
+def _in_order(cells: list[dict], wanted: dict) -> list[dict]:
+    """Return cells in the order of the configuration; those that it does not name come last."""
+
+    def place(cell: dict) -> tuple:
+        request = cell["request"]
+        return tuple(
+            names.index(name) if name in names else len(names)
+            for names, name in ((wanted["methods"], request["method"]), (wanted["tasks"], request["task"]))
+        )
+
+    return sorted(cells, key=place)
+
+
+def _configuration(root: Path) -> dict:
+    return yaml.safe_load((root / CONFIGURATION).read_text(encoding="utf-8"))
+
+
+def _name(cell: dict) -> str:
+    return f"{cell['request']['method']}_{cell['request']['task']}"
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")

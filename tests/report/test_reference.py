@@ -1,0 +1,162 @@
+"""The reference is made from cells alone, names what it lacks, and what is quoted elsewhere is what its files say."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from methods.common.errors import UserError
+from methods.common.files import sha256_file, write_json
+from report import reference
+from report.evidence.reading import read_cells
+from report.verification import interval
+from tests.fixtures import cells as fixture
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS, TASKS = ("fp32", "rtn_4bit", "lsq_4bit"), ("stsb", "rte")
+TEXT = "Before.\n\n<!-- reference: {} -->\nstale words\n<!-- end -->\n\nAfter.\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A project with a configuration and two texts, and cells of it beside."""
+    (tmp_path / "config").mkdir()
+    names = json.dumps({"methods": [*METHODS, "twn_2bit"], "tasks": [*TASKS, "cola"]})
+    (tmp_path / "config/reference.yaml").write_text(names)
+    (tmp_path / "README.md").write_text(TEXT.format("table"))
+    (tmp_path / "ARTIFACT.md").write_text(TEXT.format("intervals"))
+    for cell in fixture.board(METHODS, TASKS, seeds=(1, 2, 3), rows=60):
+        for of_seed in cell["ran_on"]["volatile"]["machines"]:
+            of_seed["machine"] |= {"git_commit": "c" * 40, "git_dirty": False}
+        write_json(tmp_path / f"made/{cell['request']['method']}_{cell['request']['task']}.json", cell)
+    return tmp_path
+
+
+def publish(root: Path, *names: str) -> Path:
+    reference.publish([root / f"made/{name}.json" for name in names], root / "docs", root)
+    return root / "docs"
+
+
+ALL = [f"{method}_{task}" for method in METHODS for task in TASKS]
+
+
+def test_the_same_cells_give_the_same_files_in_any_order_and_number_of_steps(root):
+    folder = publish(root, *ALL)
+    once = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    shutil.rmtree(folder)
+    publish(root, *ALL[3:])
+    publish(root, *reversed(ALL[:3]))
+    publish(root)  # from what is there
+    again = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert once == again
+    assert {"index.html", "provenance.json"} <= {str(name) for name in once}
+    assert {name.suffix for name in once} == {".html", ".json", ".csv", ".md", ".tex", ".bib", ".svg"}
+
+
+def test_cells_are_copied_and_the_provenance_names_code_machines_hours_and_gaps(root):
+    folder = publish(root, *ALL)
+    found = json.loads((folder / "provenance.json").read_text())
+    assert found["commits"] == ["c" * 40]
+    assert found["left_out"] == {"fp32": ["cola"], "rtn_4bit": ["cola"], "lsq_4bit": ["cola"], "twn_2bit": [*TASKS, "cola"]}
+    assert list(found["cells"]) == ALL
+    for name, entry in found["cells"].items():
+        assert (folder / f"cells/{name}.json").read_bytes() == (root / f"made/{name}.json").read_bytes()
+        assert entry["sha256"] == sha256_file(folder / f"cells/{name}.json")
+    (cell,) = read_cells([folder / "cells/fp32_rte.json"])
+    cost = cell["ran_on"]["volatile"]["cost"]
+    assert found["hours"]["fp32"] == pytest.approx(2 * cost["seconds"] * cost["n"] / 3600, abs=2e-3)
+    assert found["machines"] and all("git_commit" not in machine for machine in found["machines"])
+
+
+def test_texts_quote_the_numbers_between_their_markers(root):
+    folder = publish(root, *ALL)
+    readme, artifact = ((root / name).read_text() for name in ("README.md", "ARTIFACT.md"))
+    for text in (readme, artifact):
+        assert text.startswith("Before.\n\n<!-- reference: ") and text.endswith("<!-- end -->\n\nAfter.\n")
+        assert "stale words" not in text
+    assert "Not run yet, of what config/reference.yaml names: fp32 (cola), " in readme
+    assert quoted_scores(readme) == scores_of(folder / "cells")
+    assert quoted_intervals(artifact) == intervals_of(folder / "cells")
+
+
+@pytest.mark.parametrize("change", [{"git_commit": None}, {"git_dirty": True}])
+def test_a_cell_of_changed_code_is_refused(root, change):
+    path = root / "made/lsq_4bit_rte.json"
+    cell = json.loads(path.read_text())
+    cell["ran_on"]["volatile"]["machines"][1]["machine"] |= change
+    write_json(path, cell)
+    with pytest.raises(UserError, match=r"lsq_4bit_rte.json was made from code that is in no commit \(seed 2\)"):
+        publish(root, "lsq_4bit_rte")
+
+
+# --- the numbers of a text, read without the code that wrote them ----------------------------------------------
+
+
+def block(text: str) -> list[list[str]]:
+    """The places of a text's quoted table, row by row."""
+    quoted = re.search(r"<!-- reference: \w+ -->\n(.*?)<!-- end -->", text, re.DOTALL)[1]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in quoted.splitlines() if line.startswith("|")]
+    return [[place.strip() for place in row] for row in rows]
+
+
+def quoted_scores(text: str) -> dict[tuple[str, str], str]:
+    """{(title of a method, title of a task): mean as printed} of the README's table."""
+    header, _, *rows = block(text)
+    columns = {at: head.partition(" (")[0] for at, head in enumerate(header) if head.endswith(")") and at > 3}
+    found = {}
+    for row in rows:
+        for at, task in columns.items():
+            if (number := re.match(r"\*{0,2}(-?\d+\.\d)\*{0,2}", row[at])) and task != "Loss":
+                found[row[0], task] = number[1]
+    return found
+
+
+def scores_of(folder: Path) -> dict[tuple[str, str], str]:
+    found = {}
+    for path in folder.glob("*.json"):
+        cell = json.loads(path.read_text())
+        known = cell["measured"]["protocols"][cell["request"]["primary"]]["metrics"][cell["measured"]["metric"]]
+        if known["n"]:
+            found[cell["about"]["method"]["title"], cell["about"]["task"]["title"]] = f"{known['mean']:.1f}"
+    return found
+
+
+def quoted_intervals(text: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    header, _, *rows = block(text)
+    found = {}
+    for row in rows:
+        for task, place in zip(header[1:-1], row[1:-1], strict=True):
+            if place != "--":
+                found[row[0].strip("`"), task] = tuple(re.fullmatch(r"(.+) \((.+) to (.+)\)", place).groups())
+    return found
+
+
+def intervals_of(folder: Path) -> dict[tuple[str, str], tuple[str, ...]]:
+    found = {}
+    for path in folder.glob("*.json"):
+        (cell,) = read_cells([path])
+        known = cell["measured"]["protocols"][cell["request"]["primary"]]["metrics"][cell["measured"]["metric"]]
+        low, high, _ = interval(cell, known["n"])
+        numbers = (known["mean"], low, high)
+        found[cell["request"]["method"], cell["about"]["task"]["title"]] = tuple(f"{number:.1f}" for number in numbers)
+    return found
+
+
+# --- the reference of this project -----------------------------------------------------------------------------
+
+
+def test_readme_and_artifact_say_what_the_reference_says():
+    cells = ROOT / "docs/reference/cells"
+    assert quoted_scores((ROOT / "README.md").read_text(encoding="utf-8")) == scores_of(cells)
+    assert quoted_intervals((ROOT / "ARTIFACT.md").read_text(encoding="utf-8")) == intervals_of(cells)
+
+
+def test_the_provenance_is_that_of_the_cells():
+    folder = ROOT / "docs/reference"
+    found = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    paths = sorted((folder / "cells").glob("*.json"))
+    assert sorted(found["cells"]) == [path.stem for path in paths]
+    assert all(found["cells"][path.stem]["sha256"] == sha256_file(path) for path in paths)
+    assert found["left_out"] == reference.left_out(read_cells(paths))
