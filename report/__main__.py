@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(explain(error) or f"{error.filename or getattr(options, "out", "the files")}: {error.strerror or error}")
+        return _fail(explain(error) or f"{error.filename or options.command}: {error.strerror or error}")
 
 
 def _margin(text: str) -> float:
