@@ -24,10 +24,10 @@ from methods.model import anatomy
 from methods.model.edits import apply, weight_quantizer
 from methods.training import objective
 from methods.training.context import Context
+from methods.training.forward import forward
 from methods.training.loader import Loader
 from methods.training.objective import term
 from methods.training.recipe import Stage, Training, stage
-from methods.training.trainer import forward
 from methods.training.zeros import hold_zeros
 
 FULL = 32  # bits of a number in full precision

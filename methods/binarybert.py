@@ -21,9 +21,9 @@ from methods.kernel.layers import QuantEmbedding, Quantized
 from methods.kernel.quantizers import Ternary
 from methods.model.edits import apply, calibrate, weight_quantizer
 from methods.training.context import Context
+from methods.training.forward import forward
 from methods.training.objective import labels
 from methods.training.recipe import Optimization, Stage, stage
-from methods.training.trainer import forward
 
 
 @dataclass(kw_only=True)

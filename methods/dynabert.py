@@ -20,9 +20,9 @@ from methods.common.options import Share, Whole
 from methods.model.anatomy import Layer, anatomy, layers
 from methods.model.edits import apply
 from methods.training.context import Context
+from methods.training.forward import forward
 from methods.training.objective import Objective, labels
 from methods.training.recipe import Pass, Stage, Training, stage
-from methods.training.trainer import forward
 
 STATES = ("hidden", "hidden_padded")  # terms whose map names the teacher's hidden states
 SCORES = ("attention", "attention_padded")  # terms whose map names the teacher's layers

@@ -19,8 +19,8 @@ from methods.kernel.layers import QuantLinear
 from methods.model import anatomy
 from methods.model.edits import apply, calibrate, roles
 from methods.training.context import Context
+from methods.training.forward import INPUTS
 from methods.training.recipe import Stage
-from methods.training.trainer import INPUTS
 
 # Parts of a layer in the order of its forward pass. Those that share an input are rounded together.
 ORDER = (("query", "key", "value"), ("attention output",), ("intermediate",), ("output",))

@@ -22,9 +22,9 @@ from methods.kernel import trace
 from methods.model.anatomy import Layer, anatomy, layers
 from methods.model.edits import apply, edit
 from methods.training.context import Context
+from methods.training.forward import forward
 from methods.training.objective import labels, term
 from methods.training.recipe import Optimization, Stage, stage
-from methods.training.trainer import forward
 
 MOST = 64  # experts of a layer: far above every published model, and few enough for a stranger's file to be read at once
 
@@ -206,7 +206,7 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, _) -> Tensor:  # (B, S, hidden) -> (B, S, hidden)
         running = trace.current()
         if running is None:
-            raise RuntimeError("experts are chosen by token ids: run the model by methods.training.trainer.forward")
+            raise RuntimeError("experts are chosen by token ids: run the model by methods.training.forward")
         chosen = self.table[running.ids.flatten()].long()  # (B * S,)
         order = chosen.argsort(stable=True)
         parts = x.flatten(0, 1)[order].split(chosen.bincount(minlength=len(self.experts)).tolist())

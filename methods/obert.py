@@ -23,10 +23,11 @@ from methods.common.options import Count, Positive, Quantizer, Share
 from methods.model.anatomy import anatomy, matrices
 from methods.model.edits import apply
 from methods.training.context import Context
+from methods.training.forward import forward
 from methods.training.loader import SAMPLE_EPOCH, Loader
 from methods.training.objective import labels
 from methods.training.recipe import Stage, Training, stage
-from methods.training.trainer import Diverged, forward
+from methods.training.trainer import Diverged
 from methods.training.zeros import hold_zeros, set_zeros
 
 EPSILON = torch.finfo(torch.float32).eps  # code: modifier_pruning_obs.py, added to what is divided by

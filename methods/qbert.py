@@ -18,10 +18,10 @@ from methods.common.options import Count, Quantizer, Share
 from methods.model.anatomy import matrices
 from methods.model.edits import apply, show_scores
 from methods.training.context import Context
+from methods.training.forward import forward
 from methods.training.loader import Loader
 from methods.training.objective import labels
 from methods.training.recipe import Stage, Training, stage
-from methods.training.trainer import forward
 
 BATCH = 8  # rows that second derivatives are taken of at once: their graph takes several times the memory of a gradient's
 

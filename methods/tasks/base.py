@@ -21,10 +21,11 @@ from methods.tasks import demo, finetuned, hub, losses
 from methods.tasks.data import Split, pack
 from methods.training.checkpoints import Checkpoints
 from methods.training.device import open_device
+from methods.training.forward import forward
 from methods.training.loader import Loader
 from methods.training.objective import Objective
 from methods.training.recipe import Optimization, Pass, Stage
-from methods.training.trainer import Trainer, forward
+from methods.training.trainer import Trainer
 
 BertConfig = modelling_file("models.bert.configuration_bert").BertConfig
 BertForMaskedLM = modelling_file("models.bert.modeling_bert").BertForMaskedLM

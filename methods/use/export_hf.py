@@ -20,7 +20,7 @@ from methods.common.errors import UserError
 from methods.kernel.layers import Factored, Int8Linear, Shifted, SplitLayer
 from methods.kernel.quantizers import Quantizer
 from methods.model import anatomy as anatomies
-from methods.training.trainer import INPUTS
+from methods.training.forward import INPUTS
 
 PROBLEMS = {"classification": "single_label_classification", "regression": "regression"}
 PIPELINES = {"sequence": "text-classification", "span": "question-answering", "token": "token-classification"}

@@ -14,7 +14,7 @@ from methods.common.errors import UserError
 from methods.kernel.layers import Factored, Int8Linear, QuantEmbedding, QuantLinear, Shifted, SplitLayer
 from methods.model import anatomy as anatomies
 from methods.model.anatomy import Layer, anatomy
-from methods.training.trainer import INPUTS
+from methods.training.forward import INPUTS
 from methods.use.onnx_graph import Graph, Grid, is_replaced, quantized
 
 OPSETS = {8: (21, 10), 4: (21, 10), 2: (25, 13)}  # by the fewest bits of a weight's code: opset, and version of the file

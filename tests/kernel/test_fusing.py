@@ -13,9 +13,9 @@ from methods.kernel import fusing
 from methods.model.edits import apply, calibrate, show_scores
 from methods.tasks import kinds
 from methods.training import compiling, optimizers
+from methods.training.forward import forward
 from methods.training.objective import Objective
 from methods.training.recipe import Optimization, Pass, Stage
-from methods.training.trainer import forward
 from tests.fixtures.world import CONFIG, tiny
 
 TERMS = {"hidden": 1.0, "attention": 1.0, "logits": 1.0}

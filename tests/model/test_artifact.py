@@ -13,7 +13,7 @@ from methods.common import files, options
 from methods.common.errors import UserError
 from methods.model import artifact
 from methods.model.edits import apply, calibrate
-from methods.training import trainer
+from methods.training.forward import forward
 from tests.fixtures.models import bert_base
 from tests.fixtures.runs_of_methods import CATALOGUE, ON_TINY
 from tests.fixtures.world import loader, tiny
@@ -46,7 +46,7 @@ def batch(sst2):
 
 def outputs(model, batch) -> tuple[torch.Tensor, ...]:
     with torch.no_grad():
-        return trainer.forward(model.eval(), batch).logits
+        return forward(model.eval(), batch).logits
 
 
 # --- the whole catalogue ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from methods.model.edits import matrices
 from methods.model.encoder import Base, build, from_base, read_base, write_base
 from methods.tasks import data
 from methods.training import trainer
+from methods.training.forward import forward
 from tests.fixtures.runs_of_methods import Runs
 from tests.fixtures.world import CONFIG, loader, rows_of_sst2
 
@@ -122,7 +123,7 @@ def test_it_trains_packs_comes_back_and_scores(method, runs, device):
     task = data.load(runs.tasks["sst2"])
     batch = next(reading(task, "validation").sample(16))
     with torch.no_grad():
-        ours, theirs = (trainer.forward(one.eval(), batch).logits[0] for one in (student, model))
+        ours, theirs = (forward(one.eval(), batch).logits[0] for one in (student, model))
     assert torch.equal(ours, theirs)
     stored = np.load(folder / "predictions.npz")["last.validation"]
     outputs = np.stack(trainer.predict(model, reading(task, "validation"), device, exact=True))
@@ -161,5 +162,5 @@ def test_padding_does_not_change_its_outputs(method, runs):
     short, long = (reading(task, "validation", padding).batch(rows) for padding in ("bucket", "max_length"))
     assert short["input_ids"].shape[1] < long["input_ids"].shape[1]
     with torch.no_grad():
-        ours, theirs = (trainer.forward(model, batch).logits[0] for batch in (short, long))
+        ours, theirs = (forward(model, batch).logits[0] for batch in (short, long))
     assert torch.allclose(ours, theirs, atol=1e-5)

@@ -17,7 +17,7 @@ from methods.model.edits import SHOWN_BY_ATTENTION, apply, show_scores
 from methods.model.encoder import build, known
 from methods.tasks import kinds
 from methods.training import objective
-from methods.training.trainer import forward
+from methods.training.forward import forward
 from tests.fixtures.models import KINDS, batch_of, bert_base, model_of
 from tests.fixtures.runs_of_methods import recipe_of
 from tests.fixtures.world import SHARED, context

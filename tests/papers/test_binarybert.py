@@ -16,8 +16,9 @@ from methods.kernel.layers import QuantEmbedding, Quantized
 from methods.kernel.quantizers import Binary, Ternary
 from methods.model import artifact
 from methods.model.edits import apply, roles
-from methods.training import objective, optimizers, trainer
+from methods.training import objective, optimizers
 from methods.training.ancestors import ALLOCATION, LATENT, Ancestor
+from methods.training.forward import forward
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of, parameters
 from tests.fixtures.runs_of_methods import CATALOGUE, recipe_of, request
 from tests.fixtures.world import context
@@ -127,8 +128,8 @@ def test_a_regression_student_learns_all_its_weights_from_the_teachers_number(me
     last = binarybert.stages(student, recipe_of(method), context())[-1]
     assert last.passes[0].objective.weights == {"logits": 1.0}
     with torch.no_grad():
-        theirs = trainer.forward(teacher, batch)
-    loss = objective.logits(trainer.forward(student, batch), theirs, batch).mean()
+        theirs = forward(teacher, batch)
+    loss = objective.logits(forward(student, batch), theirs, batch).mean()
     loss.backward()
     assert float(loss.detach()) > 0
     assert all(float(layer.weight.grad.abs().max()) > 0 for layer in on_grid(student).values())

@@ -18,7 +18,7 @@ from methods.model.edits import apply, calibrate, roles
 from methods.model.encoder import build, known
 from methods.tasks import kinds
 from methods.training import objective, optimizers
-from methods.training.trainer import forward
+from methods.training.forward import forward
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of
 from tests.fixtures.runs_of_methods import CATALOGUE, FILES, recipe_of, request
 from tests.fixtures.world import SHARED, context

@@ -10,7 +10,8 @@ from methods import distil
 from methods.kernel.trace import Trace
 from methods.model.edits import show_scores
 from methods.tasks import kinds
-from methods.training import objective, trainer
+from methods.training import objective
+from methods.training.forward import forward
 from methods.training.objective import Objective
 from methods.training.recipe import Optimization
 from tests.fixtures.models import KINDS, batch_of, model_of
@@ -39,7 +40,7 @@ def terms_of(method: str) -> dict:
 def shown(model, batch) -> Trace:
     show_scores(model)
     with torch.no_grad():
-        return trainer.forward(model, batch, SHOWN)
+        return forward(model, batch, SHOWN)
 
 
 def student_of(kind: str):

@@ -16,8 +16,9 @@ from methods.model.edits import apply, show_scores
 from methods.model.encoder import from_base
 from methods.tasks import kinds
 from methods.training import objective, trainer
+from methods.training.forward import forward
 from methods.training.teaching import Teaching
-from methods.training.trainer import State, accumulate, forward
+from methods.training.trainer import State, accumulate
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of, parameters
 from tests.fixtures.runs_of_methods import CATALOGUE, FILES, recipe_of, request
 from tests.fixtures.world import context, loader, without_dropout
@@ -47,7 +48,7 @@ def test_a_narrow_model_computes_what_the_whole_one_does_without_the_other_parts
             layer.output.dense.weight[:, 20:] = 0
     assert torch.allclose(answers(narrow, batch), answers(whole, batch), atol=1e-5)
     show_scores(narrow)
-    shown = trainer.forward(narrow, batch, frozenset({"scores", "hidden"})).shown
+    shown = forward(narrow, batch, frozenset({"scores", "hidden"})).shown
     assert shown["scores"][0].shape == (5, 1, 12, 12)
     assert shown["hidden"][-1].shape == (5, 12, 16)
 
@@ -65,7 +66,7 @@ def test_importance_equals_the_slope_of_the_loss_by_a_factor_on_each_part(kind):
     assert neurons.shape == (2, 32)
 
     def loss(batch):
-        return objective.labels(trainer.forward(model, batch), None, batch).mean()
+        return objective.labels(forward(model, batch), None, batch).mean()
 
     expected_heads, expected_neurons = torch.zeros(2, 4), torch.zeros(2, 32)
     for batch in batches:

@@ -13,7 +13,7 @@ from methods.model.edits import apply, show_scores
 from methods.model.encoder import build, known
 from methods.tasks import kinds
 from methods.training import objective
-from methods.training.trainer import forward
+from methods.training.forward import forward
 from tests.fixtures.world import SHARED
 
 GOLDEN = SHARED / "golden"

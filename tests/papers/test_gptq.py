@@ -15,7 +15,7 @@ from methods.kernel.quantizers import Clipped, Symmetric
 from methods.kernel.quantizers.clipped import search
 from methods.model import artifact
 from methods.model.edits import apply
-from methods.training import trainer
+from methods.training.forward import INPUTS
 from tests.fixtures.models import KINDS, META, answers, batch_of, bert_base, model_of
 from tests.fixtures.runs_of_methods import recipe_of, request
 from tests.fixtures.world import SHARED, context
@@ -188,7 +188,7 @@ def test_every_linear_is_rounded_for_the_inputs_that_those_before_it_make(kind):
         handle = linear.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[0]))
         for batch in batches:
             for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
-                one = {name: x[[row], :length] for name, x in batch.items() if name in trainer.INPUTS}
+                one = {name: x[[row], :length] for name, x in batch.items() if name in INPUTS}
                 answers(twin, {**one, "kind": batch["kind"]})
         handle.remove()
         gptq.round_weight(linear, gptq.hessian(seen))

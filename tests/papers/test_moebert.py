@@ -16,7 +16,8 @@ from methods.model.anatomy import layers
 from methods.model.edits import apply
 from methods.model.encoder import build, from_base, known
 from methods.tasks import kinds
-from methods.training import objective, trainer
+from methods.training import objective
+from methods.training.forward import forward
 from methods.use import export, inspection
 from tests.fixtures.models import KINDS, META, answers, batch_of, bert_base, model_of, parameters
 from tests.fixtures.runs_of_methods import FILES, recipe_of
@@ -90,7 +91,7 @@ def test_importance_equals_a_slow_twin_that_takes_one_example_at_a_time(kind):
         for row in range(3):
             one = {name: x if name == "kind" else x[row : row + 1] for name, x in batch.items()}
             model.zero_grad()
-            objective.labels(trainer.forward(model, one), None, one).sum().backward()
+            objective.labels(forward(model, one), None, one).sum().backward()
             for number, layer in enumerate(layers(model)):
                 first, second = layer["intermediate"].weight, layer["output"].weight
                 expected[number] += ((first * first.grad).sum(1) + (second * second.grad).sum(0)).abs().detach()
@@ -157,7 +158,7 @@ def test_an_expert_without_tokens_gets_no_gradient_and_the_others_do():
     model, batch = with_experts(), batch_of()
     for member in moebert.routed(model):
         member.table.fill_(1)
-    objective.labels(trainer.forward(model, batch), None, batch).sum().backward()
+    objective.labels(forward(model, batch), None, batch).sum().backward()
     for member in moebert.routed(model):
         sums = [sum(float(param.grad.abs().sum()) for param in expert.parameters()) for expert in member.experts]
         assert sums[0] == sums[2] == 0 < sums[1]
@@ -179,7 +180,7 @@ def test_padding_changes_no_answer_and_no_loss():
     wanted = frozenset({"hidden"})
     found = []
     for one in (batch, longer):
-        student, taught = (trainer.forward(which, one, wanted) for which in (model, teacher))
+        student, taught = (forward(which, one, wanted) for which in (model, teacher))
         found.append((student.logits[0], objective.hidden(student, taught, one), moebert.symmetric_kl(student, taught, one)))
     for ours, theirs in zip(*found, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
@@ -403,8 +404,8 @@ def test_golden_student_losses_and_gradients(arrays):
     student, teacher = (golden_model(arrays, who) for who in ("student", "teacher"))
     batch, wanted = golden_batch(arrays, "batch"), frozenset({"hidden"})
     with torch.no_grad():
-        theirs = trainer.forward(teacher, batch, wanted)
-    ours = trainer.forward(student, batch, wanted)
+        theirs = forward(teacher, batch, wanted)
+    ours = forward(student, batch, wanted)
     assert relative(ours.logits[0], arrays["student_logits"]) <= 1e-5
     assert relative(theirs.logits[0], arrays["teacher_logits"]) <= 1e-5
     for at, state in enumerate(ours.shown["hidden"]):

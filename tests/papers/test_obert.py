@@ -19,9 +19,10 @@ from methods.model.anatomy import layers
 from methods.model.edits import calibrate
 from methods.model.encoder import from_base
 from methods.training import optimizers, trainer
+from methods.training.forward import forward
 from methods.training.objective import labels
 from methods.training.recipe import Optimization
-from methods.training.trainer import Diverged, forward
+from methods.training.trainer import Diverged
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of
 from tests.fixtures.runs_of_methods import CATALOGUE, FILES, recipe_of
 from tests.fixtures.world import SHARED, context, loader

@@ -9,10 +9,10 @@ from methods import q8bert
 from methods.kernel.layers import QuantEmbedding, QuantLinear
 from methods.kernel.quantizers import Ema, Quantizer, Symmetric
 from methods.model import artifact
-from methods.training import trainer
+from methods.training.forward import INPUTS, forward
 from methods.training.objective import Objective
 from methods.training.recipe import Pass
-from methods.training.trainer import State, accumulate, forward
+from methods.training.trainer import State, accumulate
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of
 from tests.fixtures.runs_of_methods import recipe_of
 from tests.fixtures.world import SHARED, context, loader
@@ -220,7 +220,7 @@ def test_ranges_after_a_step_do_not_depend_on_micro_batches(sst2, device):
 
 def test_padding_moves_no_range():
     batch, ranges = batch_of(), []
-    wide = {name: nn.functional.pad(batch[name], (0, 9)) for name in trainer.INPUTS}
+    wide = {name: nn.functional.pad(batch[name], (0, 9)) for name in INPUTS}
     for one in (batch, batch | wide):
         student = calm(student_of())
         forward(student.train(), one)

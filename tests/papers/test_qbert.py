@@ -17,8 +17,8 @@ from methods.model.anatomy import matrices
 from methods.model.edits import show_scores
 from methods.training.ancestors import ALLOCATION
 from methods.training.context import Journal
+from methods.training.forward import forward
 from methods.training.objective import labels
-from methods.training.trainer import forward
 from tests.fixtures.models import batch_of, bert_base, model_of
 from tests.fixtures.runs_of_methods import recipe_of, request
 from tests.fixtures.world import loader, tiny

@@ -16,7 +16,7 @@ from methods.model.anatomy import layers
 from methods.model.edits import apply
 from methods.tasks import kinds
 from methods.training import objective
-from methods.training.trainer import forward
+from methods.training.forward import forward
 from tests.fixtures.models import KINDS, answers, batch_of, bert_base, model_of, parameters
 from tests.fixtures.runs_of_methods import CATALOGUE, FILES, recipe_of, request
 from tests.fixtures.world import context

@@ -15,7 +15,7 @@ from methods.kernel.quantizers import Binary, Symmetric, Ternary
 from methods.model import artifact
 from methods.model.anatomy import layers
 from methods.model.edits import show_scores
-from methods.training import trainer
+from methods.training.forward import forward
 from methods.training.objective import Objective
 from tests.fixtures.models import KINDS, META, answers, batch_of, bert_base, model_of
 from tests.fixtures.runs_of_methods import FILES, recipe_of, request
@@ -203,7 +203,7 @@ def test_gradients_reach_every_matrix_whatever_the_task(method, kind):
     (stage,) = xtc.stages(student, recipe, context())
     objective = stage.passes[0].objective
     show_scores(teacher)
-    traces = [trainer.forward(model, batch, objective.wanted) for model in (student, teacher)]
+    traces = [forward(model, batch, objective.wanted) for model in (student, teacher)]
     values = objective(*traces, batch)
     sum(value.mean() for value in values.values()).backward()
     assert all(value.shape == (5,) and bool((value > 0).all()) for value in values.values())
@@ -227,7 +227,7 @@ def test_the_loss_of_a_student_that_is_the_mapped_teacher_is_zero_but_for_the_de
     """Its states differ, as layers are missing; but a student that shows what the map names has no loss."""
     teacher, batch = model_of(num_hidden_layers=12), batch_of()
     show_scores(teacher)
-    shown = trainer.forward(teacher, batch, frozenset({"hidden", "scores"}))
+    shown = forward(teacher, batch, frozenset({"hidden", "scores"}))
     student = copy.copy(shown)
     chosen = xtc.maps(xtc.kept(12, 5))
     student.shown = {

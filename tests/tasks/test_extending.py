@@ -15,6 +15,7 @@ from methods.model.encoder import Base, build, from_base, wordpiece, write_base
 from methods.__main__ import main
 from methods.tasks import data, kinds
 from methods.training import trainer
+from methods.training.forward import forward
 from methods.training.device import open_device
 from methods.training.loader import Loader
 
@@ -38,10 +39,10 @@ found["collated"] = batch["labels"][1].tolist()
 optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
 student.train()
 for step in range(60):
-    loss = task.kind.loss(trainer.forward(student, batch).logits, batch)
+    loss = task.kind.loss(forward(student, batch).logits, batch)
     found["losses"].append(loss.mean().item())
     optimizer.zero_grad(), loss.mean().backward(), optimizer.step()
-own, other = (trainer.forward(model.eval(), batch).logits for model in (student, teacher))
+own, other = (forward(model.eval(), batch).logits for model in (student, teacher))
 found["soft"] = [task.kind.soft_loss(own, target, batch).mean().item() for target in (own, other)]
 predictions = task.predictions({"validation": predict()})
 found["score"] = task.score(predictions)

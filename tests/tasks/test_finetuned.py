@@ -19,7 +19,7 @@ from methods.common.errors import UserError
 from methods.model import artifact
 from methods.model.encoder import from_base, logits, read_base, write_base
 from methods.tasks import data, encode, finetuned, sources
-from methods.training.trainer import forward
+from methods.training.forward import forward
 from tests.fixtures.world import CONFIG
 
 TASK = {"name": "mine", "kind": "classification", "labels": ["negative", "positive"]}

@@ -83,7 +83,7 @@ def test_the_teachers_outputs_by_hand():
 
 @pytest.mark.parametrize("name", ["classification", "regression", "span"])
 def test_losses_reach_the_head_of_the_kinds_model_and_ignore_longer_padding(name):
-    from methods.training.trainer import forward
+    from methods.training.forward import forward
 
     kind, student, batch = kinds.of(name), model_of(name), batch_of(name)
     by_token = {key: value for key, value in batch.items() if getattr(value, "ndim", 0) == 2}

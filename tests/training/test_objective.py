@@ -12,8 +12,8 @@ from methods.model.edits import apply, show_scores
 from methods.tasks import kinds
 from methods.tasks.base import HiddenWords
 from methods.training import objective
+from methods.training.forward import forward
 from methods.training.objective import Objective
-from methods.training.trainer import forward
 from tests.fixtures.world import CONFIG, tiny
 
 MINIMUM = torch.finfo(torch.float32).min

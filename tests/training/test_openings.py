@@ -19,9 +19,10 @@ from methods.model.edits import apply
 from methods.model.encoder import from_base
 from methods.training import trainer
 from methods.training.checkpoints import Checkpoints
+from methods.training.forward import forward
 from methods.training.objective import Objective
 from methods.training.recipe import Pass
-from methods.training.trainer import State, Trainer, accumulate, forward
+from methods.training.trainer import State, Trainer, accumulate
 from tests.fixtures.runs_of_methods import FILES, request
 from tests.fixtures.world import context, loader, without_dropout
 from tests.fixtures.world import device as device_of_tests

@@ -7,10 +7,11 @@ import torch
 from methods.kernel import products, trace
 from methods.model.edits import apply, calibrate
 from methods.model.encoder import from_base
+from methods.training.forward import forward
 from methods.training.objective import Objective
 from methods.training.recipe import Pass
 from methods.training.teaching import Teaching
-from methods.training.trainer import State, accumulate, forward
+from methods.training.trainer import State, accumulate
 from tests.fixtures.models import answers, batch_of, model_of
 from tests.fixtures.world import loader, without_dropout
 

@@ -108,7 +108,7 @@ class Torch(Runner):
     def run(self, inputs) -> list[np.ndarray]:
         import torch
 
-        from methods.training.trainer import forward
+        from methods.training.forward import forward
 
         with torch.inference_mode():
             return [part.float().numpy() for part in forward(self.model, inputs).logits]

@@ -19,6 +19,7 @@ from methods.tasks import kinds
 from methods.tasks.data import Split, collate, shuffled
 from methods.training import objective, optimizers, trainer
 from methods.training.device import Device
+from methods.training.forward import forward
 from methods.training.loader import Loader
 from methods.training.objective import Objective
 from methods.training.recipe import Optimization, Pass
@@ -114,8 +115,8 @@ class Naive:
         batch = Loader(split, KIND, Device().device, padding="max_length", max_length=FULL_LENGTH).batch(rows)
         wanted = frozenset({"hidden", "scores"})
         with torch.no_grad():
-            teacher = trainer.forward(self.teacher, batch, wanted)
-        student = trainer.forward(self.student, batch, wanted)
+            teacher = forward(self.teacher, batch, wanted)
+        student = forward(self.student, batch, wanted)
         loss = objective.logits_mean(student, teacher, batch).mean()
         for mine, other in zip(student.shown["scores"], teacher.shown["scores"], strict=True):
             mine, other = (torch.where(scores <= -1e2, torch.zeros_like(scores), scores) for scores in (mine, other))
