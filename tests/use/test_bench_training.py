@@ -15,12 +15,16 @@ def test_every_contender_stands_in_both_tables(monkeypatch):
     monkeypatch.setattr(train, "VOCABULARY", 1100)
     table = train.bench_train("tiny", batch=4, rounds=1, threads=torch.get_num_threads())
     rows = re.findall(r"^  (.+?) +(\d+\.\d{3}) +(\d+\.\d{2})x$", table, re.M)
-    assert len(rows) == 8
-    assert [name for name, *_ in rows[:4]] == [name for name, *_ in rows[4:]]
+    assert len(rows) == 10
+    assert [name for name, *_ in rows[:5]] == [name for name, *_ in rows[5:]]
+    assert re.search(r"^Of a fused step here \d+\.\d{3} s are Python and calls", table, re.M)
     assert all(ratio == "1.00" for name, _, ratio in rows if name.startswith("2020"))
 
 
-@pytest.mark.parametrize("make", [train.Naive, lambda teacher: train.Here(teacher, "fp32", compiled=False)])
+HERE = [lambda teacher, keeps=keeps: train.Here(teacher, "fp32", compiled=False, keeps=keeps) for keeps in (False, True)]
+
+
+@pytest.mark.parametrize("make", [train.Naive, *HERE])
 def test_a_contender_trains_its_student_and_leaves_the_teacher(make, monkeypatch):
     monkeypatch.setattr(train, "VOCABULARY", 1100)
     torch.manual_seed(0)

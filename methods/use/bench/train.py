@@ -54,7 +54,23 @@ def bench_train(size: str, batch: int, rounds: int, threads: int) -> str:
         first = next(iter(seconds.values()))
         lines += ["", f"{what:34}{'s a step':>10}{'speed-up':>10}"]
         lines += [f"  {name:32}{time_:>10.3f}{first / time_:>9.2f}x" for name, time_ in seconds.items()]
+    lines += [
+        "",
+        f"Of a fused step here {_overhead(size, precision, rounds):.3f} s are Python and calls: what is left of it where",
+    ]
+    lines += ["each layer has a few numbers and the batch one short row."]
     return "\n".join(lines)
+
+
+def _overhead(size: str, precision: str, rounds: int) -> float:
+    """Return the seconds of a step that computes next to nothing: the calls of a step of as many layers and tensors."""
+    heads = SIZES[size]["num_attention_heads"]
+    small = {"hidden_size": 2 * heads, "intermediate_size": 2 * heads, "vocab_size": 64}
+    teacher = build({**SIZES[size], **small}, "sequence", 2).eval().requires_grad_(False).to(Device().device)
+    show_scores(teacher)
+    contender = Here(teacher, precision, compiled=True)
+    split = random_rows([8], 64, targets={"labels": np.zeros(1, int)})
+    return statistics.median(alternate({"": lambda turn: contender.step(split, np.arange(1))}, rounds)[""])
 
 
 class Here:
