@@ -82,6 +82,7 @@ def provenance(cells: list[dict], folder: Path, root: Path) -> dict:
             for cell in cells
         },
         "left_out": left_out(cells, root),
+        "fewer_seeds": fewer_seeds(cells, root),
     }
 
 
@@ -91,6 +92,15 @@ def left_out(cells: Iterable[dict], root: Path = ROOT) -> dict[str, list[str]]:
     wanted = _configuration(root)
     missing = {method: [task for task in wanted["tasks"] if (method, task) not in there] for method in wanted["methods"]}
     return {method: tasks for method, tasks in missing.items() if tasks}
+
+
+def fewer_seeds(cells: Iterable[dict], root: Path = ROOT) -> dict[str, list[str]]:
+    """Return {method: tasks} of the cells that have fewer seeds than the configuration names."""
+    wanted, found = set(_configuration(root)["seeds"]), {}
+    for cell in cells:
+        if not wanted <= set(cell["request"]["seeds"]):
+            found.setdefault(cell["request"]["method"], []).append(cell["request"]["task"])
+    return found
 
 
 # Quotations
@@ -111,9 +121,10 @@ def table(evidence: Evidence, root: Path = ROOT) -> str:
     main = tables(evidence)[0]
     lines = [to_markdown(main.grid())]
     cells = evidence.board.cells
-    if missing := left_out(cells, root):
-        words = [f"{method} ({', '.join(tasks)})" for method, tasks in missing.items()]
-        lines.append(f"Not run yet, of what {CONFIGURATION} names: {joined(words)}.\n")
+    for what, found in (("Not run yet", left_out(cells, root)), ("With fewer seeds", fewer_seeds(cells, root))):
+        if found:
+            words = [f"{method} ({', '.join(tasks)})" for method, tasks in found.items()]
+            lines.append(f"{what}, of what {CONFIGURATION} names: {joined(words)}.\n")
     return "\n".join(lines)
 
 

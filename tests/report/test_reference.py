@@ -23,7 +23,7 @@ TEXT = "Before.\n\n<!-- reference: {} -->\nstale words\n<!-- end -->\n\nAfter.\n
 def root(tmp_path):
     """A project with a configuration and two texts, and cells of it beside."""
     (tmp_path / "config").mkdir()
-    names = json.dumps({"methods": [*METHODS, "twn_2bit"], "tasks": [*TASKS, "cola"]})
+    names = json.dumps({"methods": [*METHODS, "twn_2bit"], "tasks": [*TASKS, "cola"], "seeds": [1, 2, 3]})
     (tmp_path / "config/reference.yaml").write_text(names)
     (tmp_path / "README.md").write_text(TEXT.format("table"))
     (tmp_path / "ARTIFACT.md").write_text(TEXT.format("intervals"))
@@ -60,6 +60,7 @@ def test_cells_are_copied_and_the_provenance_names_code_machines_hours_and_gaps(
     found = json.loads((folder / "provenance.json").read_text())
     assert found["commits"] == ["c" * 40]
     assert found["left_out"] == {"fp32": ["cola"], "rtn_4bit": ["cola"], "lsq_4bit": ["cola"], "twn_2bit": [*TASKS, "cola"]}
+    assert found["fewer_seeds"] == {}
     assert list(found["cells"]) == ALL
     for name, entry in found["cells"].items():
         assert (folder / f"cells/{name}.json").read_bytes() == (root / f"made/{name}.json").read_bytes()
@@ -79,6 +80,16 @@ def test_texts_quote_the_numbers_between_their_markers(root):
     assert "Not run yet, of what config/reference.yaml names: fp32 (cola), " in readme
     assert quoted_scores(readme) == scores_of(folder / "cells")
     assert quoted_intervals(artifact) == intervals_of(folder / "cells")
+
+
+def test_cells_of_fewer_seeds_are_named(root):
+    path = root / "made/lsq_4bit_rte.json"
+    (cell,) = fixture.board(("lsq_4bit",), ("rte",), seeds=(1,), rows=60)
+    cell["ran_on"]["volatile"]["machines"][0]["machine"] |= {"git_commit": "c" * 40, "git_dirty": False}
+    write_json(path, cell)
+    folder = publish(root, *ALL)
+    assert json.loads((folder / "provenance.json").read_text())["fewer_seeds"] == {"lsq_4bit": ["rte"]}
+    assert "With fewer seeds, of what config/reference.yaml names: lsq_4bit (rte)." in (root / "README.md").read_text()
 
 
 @pytest.mark.parametrize("change", [{"git_commit": None}, {"git_dirty": True}])
