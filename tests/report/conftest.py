@@ -1,4 +1,4 @@
-"""One browser for all tests of the report."""
+"""One browser for all tests of the report, which each of them finds as new."""
 
 import pytest
 
@@ -6,9 +6,15 @@ from tests.fixtures import chromium
 
 
 @pytest.fixture(scope="session")
-def browser():
+def started():
     if chromium.EXECUTABLE is None:
         pytest.skip("there is no Chromium to open the page with")
     found = chromium.Browser()
     yield found
     found.close()
+
+
+@pytest.fixture
+def browser(started):
+    started.forget()
+    return started
