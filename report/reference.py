@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs/reference"
 CONFIGURATION = "config/reference.yaml"
 QUOTED = ("README.md", "ARTIFACT.md")  # the texts with markers
+MACHINE = ("cpu", "flags", "cores", "platform", "gpu", "python")
 MARKED = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -61,9 +62,8 @@ def provenance(cells: list[dict], folder: Path, root: Path) -> dict:
         method = cell["request"]["method"]
         hours[method] = hours.get(method, 0.0) + seconds / 3600
         for of_seed in cell["ran_on"]["volatile"]["machines"]:
-            machine = dict(of_seed["machine"])
-            commits.add(machine.pop("git_commit"))
-            machine.pop("git_dirty")
+            commits.add(of_seed["machine"]["git_commit"])
+            machine = {key: of_seed["machine"].get(key) for key in MACHINE}
             machines[json.dumps(machine, sort_keys=True)] = machine
     return {
         "configuration": CONFIGURATION,
@@ -73,6 +73,7 @@ def provenance(cells: list[dict], folder: Path, root: Path) -> dict:
         "base": cells[0]["ran_on"]["base"],
         "data": {cell["request"]["task"]: cell["ran_on"]["dataset"] for cell in cells},
         "hours": {method: round(value, 3) for method, value in hours.items()},
+        "resumed": [_name(cell) for cell in cells if _resumed(cell)],  # of these the hours are those of the last part
         "cells": {
             _name(cell): {
                 "seeds": cell["request"]["seeds"],
@@ -123,7 +124,8 @@ def table(evidence: Evidence, root: Path = ROOT) -> str:
     cells = evidence.board.cells
     for what, found in (("Not run yet", left_out(cells, root)), ("With fewer seeds", fewer_seeds(cells, root))):
         if found:
-            words = [f"{method} ({', '.join(tasks)})" for method, tasks in found.items()]
+            every = _configuration(root)["tasks"]
+            words = [method if tasks == every else f"{method} ({', '.join(tasks)})" for method, tasks in found.items()]
             lines.append(f"{what}, of what {CONFIGURATION} names: {joined(words)}.\n")
     return "\n".join(lines)
 
@@ -135,9 +137,9 @@ def intervals(evidence: Evidence) -> str:
     lines = [" | ".join(["| Method", *map(board.task_title, tasks), "minutes a run |"]), "|---" * (len(tasks) + 2) + "|"]
     for method in board.methods:
         cells = {cell["request"]["task"]: cell for cell in board.of_method(method)}
-        minutes = [cell["ran_on"]["volatile"]["cost"]["seconds"] / 60 for cell in cells.values()]
+        minutes = [cell["ran_on"]["volatile"]["cost"]["seconds"] / 60 for cell in cells.values() if not _resumed(cell)]
         shown = [_interval(cells[task]) if task in cells else "--" for task in tasks]
-        spread = f"{min(minutes):.1f} to {max(minutes):.1f}"
+        spread = f"{min(minutes):.1f} to {max(minutes):.1f}" if minutes else "--"
         lines.append(" | ".join([f"| `{method}`", *shown, f"{spread} |"]))
     return "\n".join([*lines, ""])
 
@@ -164,6 +166,10 @@ def _require_provenance(cell: dict, path: Path) -> None:
                 f"{path} was made from code that is in no commit (seed {of_seed['seed']}): commit the changes, delete the "
                 "run's folder and make the cell again."
             )
+
+
+def _resumed(cell: dict) -> bool:
+    return any(of_seed["machine"].get("resumed") for of_seed in cell["ran_on"]["volatile"]["machines"])
 
 
 def _in_order(cells: list[dict], wanted: dict) -> list[dict]:
