@@ -65,7 +65,10 @@ class _Opening:
         return f"is {score(self._ratio(method))}× smaller{faster}"
 
     def _change(self, loss: Difference) -> str:
-        known = f"95 % CI {interval(loss.interval)}" if loss.interval else "no interval"
+        ends = loss.interval
+        if ends and loss.value < 0:  # the interval of a gain
+            ends = -ends[1], -ends[0]
+        known = f"95 % CI {interval(ends)}" if ends else "no interval"
         return f"{change(loss.value)} ({known}; {self._tasks()}, {seeds(loss.seeds)})"
 
     def _tasks(self) -> str:

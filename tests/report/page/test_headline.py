@@ -71,7 +71,10 @@ def test_where_all_lose_more_the_least_loss_is_named_as_such(cells):
 
 def test_a_method_that_gains_is_not_passed_over(cells):
     score_all(cells, int8_dynamic=4, lsq_2bit=-1, rtn_2bit=30, bwn_1bit=5)
-    assert "gains 1.0 point (" in headline(compare(cells)).result
+    said = headline(compare(cells)).result
+    assert "gains 1.0 point (" in said
+    low, high = (float(end.replace("−", "-")) for end in re.search(r"CI (\S+) to (\S+);", said).groups())
+    assert low <= 1.0 <= high  # the interval of the gain, not of the loss
 
 
 def test_every_method_that_is_left_out_is_accounted_for(cells):
