@@ -36,11 +36,13 @@ def publish(paths: list[Path], folder: Path = FOLDER, root: Path = ROOT) -> list
 
     Without cells those that are there are used: after a change of the report.
     """
+    wanted = _configuration(root)
     for cell, path in zip(read_cells(paths) if paths else [], paths, strict=True):
+        _require_named(cell, path, wanted)
         _require_provenance(cell, path)
         write_bytes(folder / "cells" / f"{_name(cell)}.json", path.read_bytes())
     known = sorted((folder / "cells").glob("*.json"))
-    cells = _in_order(read_cells(known), _configuration(root))
+    cells = _in_order(read_cells(known), wanted)
     evidence = compare(cells)
     pictures = list(figures.draw(evidence))
     write_bytes(folder / "index.html", _encoded(render(evidence, pictures, None)))
@@ -157,6 +159,18 @@ def _interval(cell: dict) -> str:
 # Cells
 
 
+def _require_named(cell: dict, path: Path, wanted: dict) -> None:
+    """Raise one line for a cell of another preset, or of a method or task that the configuration does not name."""
+    request = cell["request"]
+    if request["preset"] != wanted["preset"]:
+        raise UserError(
+            f"{path} is of the preset {request['preset']}, and the reference is of {wanted['preset']}: make its cells with "
+            f"--configfile {CONFIGURATION}."
+        )
+    if request["method"] not in wanted["methods"] or request["task"] not in wanted["tasks"]:
+        raise UserError(f"{path}: {CONFIGURATION} does not name this cell. Add its method or task there, or leave it out.")
+
+
 def _require_provenance(cell: dict, path: Path) -> None:
     """Raise one line for a cell that nobody could make again: of a changed working copy, or of no commit."""
     for of_seed in cell["ran_on"]["volatile"]["machines"]:
@@ -173,14 +187,11 @@ def _resumed(cell: dict) -> bool:
 
 
 def _in_order(cells: list[dict], wanted: dict) -> list[dict]:
-    """Return cells in the order of the configuration; those that it does not name come last."""
+    """Return cells in the order of the configuration."""
 
-    def place(cell: dict) -> tuple:
+    def place(cell: dict) -> tuple[int, int]:
         request = cell["request"]
-        return tuple(
-            names.index(name) if name in names else len(names)
-            for names, name in ((wanted["methods"], request["method"]), (wanted["tasks"], request["task"]))
-        )
+        return wanted["methods"].index(request["method"]), wanted["tasks"].index(request["task"])
 
     return sorted(cells, key=place)
 

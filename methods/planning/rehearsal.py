@@ -317,7 +317,7 @@ class Rehearsal:
     def _train(self, student: nn.Module, stages: list[Stage], context: Context, before: int):
         """Return the cost of a step and the hook of each stage, the memory of the run, and the bytes of a row that is kept.
 
-        A step is one in which the teacher runs; those of rows that are kept are faster, by a fifth at most.
+        A step is one in which the teacher runs; those of rows that are kept are faster by its pass.
         """
         if not stages:
             return (), (), Cost(self.libraries + 2 * _bytes(student), 0.0), (0.0, 0.0, 0.0)

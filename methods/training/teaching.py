@@ -1,6 +1,6 @@
 """What a teacher shows of the training rows: the same in every epoch, so it is computed once and kept where it fits.
 
-A forward pass of the teacher is a sixth to a quarter of a distilled step. Rows are computed before the first step, in
+A forward pass of the teacher is about a sixth of a step of TernaryBERT. Rows are computed before the first step, in
 batches by length that depend on nothing but the data, so that a run that resumes is taught by the same numbers. The shortest
 rows are kept, as many as fit; the teacher runs on the others at every step.
 """

@@ -1,6 +1,7 @@
 """The reference is made from cells alone, names what it lacks, and what is quoted elsewhere is what its files say."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -23,7 +24,7 @@ TEXT = "Before.\n\n<!-- reference: {} -->\nstale words\n<!-- end -->\n\nAfter.\n
 def root(tmp_path):
     """A project with a configuration and two texts, and cells of it beside."""
     (tmp_path / "config").mkdir()
-    names = json.dumps({"methods": [*METHODS, "twn_2bit"], "tasks": [*TASKS, "cola"], "seeds": [1, 2, 3]})
+    names = json.dumps({"preset": "paper", "methods": [*METHODS, "twn_2bit"], "tasks": [*TASKS, "cola"], "seeds": [1, 2, 3]})
     (tmp_path / "config/reference.yaml").write_text(names)
     (tmp_path / "README.md").write_text(TEXT.format("table"))
     (tmp_path / "ARTIFACT.md").write_text(TEXT.format("intervals"))
@@ -102,6 +103,24 @@ def test_a_cell_of_changed_code_is_refused(root, change):
         publish(root, "lsq_4bit_rte")
 
 
+@pytest.mark.parametrize(
+    "key, value, told",
+    [
+        ("preset", "demo", "is of the preset demo, and the reference is of paper: make its cells with --configfile"),
+        ("method", "lsq_2bit", "config/reference.yaml does not name this cell"),
+        ("task", "mrpc", "config/reference.yaml does not name this cell"),
+    ],
+)
+def test_a_cell_that_does_not_belong_to_it_is_refused(root, key, value, told):
+    path = root / "made/lsq_4bit_rte.json"
+    cell = json.loads(path.read_text())
+    cell["request"][key] = value
+    write_json(path, cell)
+    with pytest.raises(UserError, match=told):
+        publish(root, "lsq_4bit_rte")
+    assert not (root / "docs").exists()
+
+
 # --- the numbers of a text, read without the code that wrote them ----------------------------------------------
 
 
@@ -162,6 +181,36 @@ def test_readme_and_artifact_say_what_the_reference_says():
     cells = ROOT / "docs/reference/cells"
     assert quoted_scores((ROOT / "README.md").read_text(encoding="utf-8")) == scores_of(cells)
     assert quoted_intervals((ROOT / "ARTIFACT.md").read_text(encoding="utf-8")) == intervals_of(cells)
+
+
+def test_what_readme_found_is_what_the_tables_say():
+    """Every number of the README's sentences on the reference."""
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("−", "-").split())
+    rows = json.loads((ROOT / "docs/reference/tables/glue_last.json").read_text(encoding="utf-8"))["rows"]
+    row = {one["method"]: one for one in rows}
+    full, gptq, twn = row["fp32"], row["gptq_4bit"], row["twn_2bit"]
+    cells = {path.stem: read_cells([path])[0] for path in (ROOT / "docs/reference/cells").glob("*.json")}
+    minutes = [
+        cells[f"gptq_4bit_{task}"]["ran_on"]["volatile"]["cost"]["seconds"] / 60 for task in ("stsb", "mrpc", "rte", "cola")
+    ]
+    assert max(minutes) < 1
+    low, high = (one["file_bytes"] / 2**20 for one in (twn, full))
+    constant = cells["fp32_rte"]["measured"]["baseline"]["metrics"]["accuracy"]
+    differences = [one["measured"]["latency"]["difference"] for one in cells.values()]
+    above = [row[method]["cola_matthews"] - full["cola_matthews"] for method in ("rtn_8bit", "lsq_4bit")]
+    mean, end = row["rtn_8bit"]["cola_matthews"], row["rtn_8bit"]["cola_high"]
+    for sentence in (
+        f"GPTQ loses {gptq['loss']:.1f} points on average (95 % CI {gptq['loss_low']:.1f} to {gptq['loss_high']:.1f})",
+        f"with one step loses {row['rtn_4bit']['loss']:.1f}. At 3 bits GPTQ loses {row['gptq_3bit']['loss']:.1f}.",
+        f"TernaryBERT loses {twn['loss']:.1f} points (95 % CI {twn['loss_low']:.1f} to {twn['loss_high']:.1f})",
+        f"its file has {low:.2f} MiB where full precision's has {high:.1f}.",
+        f"On STS-B it scores {twn['stsb_spearman']:.1f}, and KDLSQ-BERT at 2 bits {row['lsq_2bit']['stsb_spearman']:.1f}.",
+        f"full precision is {full['rte_accuracy'] - constant:.1f} points above the constant answer",
+        f"differ from torch's by up to {math.ceil(100 * max(differences)) / 100:.2f} points",
+        f"rounding to 8 bits scores {above[0]:.1f} points *above* full precision, and KDLSQ-BERT at 4 bits {above[1]:.1f}.",
+        f"error of a score on this dev set is {(end - mean) / 1.96:.1f} points",
+    ):
+        assert sentence in text
 
 
 def test_the_provenance_is_that_of_the_cells():

@@ -54,11 +54,12 @@ def bench_train(size: str, batch: int, rounds: int, threads: int) -> str:
         first = next(iter(seconds.values()))
         lines += ["", f"{what:34}{'s a step':>10}{'speed-up':>10}"]
         lines += [f"  {name:32}{time_:>10.3f}{first / time_:>9.2f}x" for name, time_ in seconds.items()]
+    calls = f"{_overhead(size, precision, rounds):.3f} s"
     lines += [
         "",
-        f"Of a fused step here {_overhead(size, precision, rounds):.3f} s are Python and calls: what is left of it where",
+        f"Of a fused step here {calls} are Python and calls: what is left of it where each layer has a few numbers",
     ]
-    lines += ["each layer has a few numbers and the batch one short row."]
+    lines += ["and the batch is one short row."]
     return "\n".join(lines)
 
 
