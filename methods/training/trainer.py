@@ -249,6 +249,7 @@ class Trainer:
         """Keep what the teacher shows of the training rows, where the run uses it more than once."""
         wanted = worth_keeping(self.stages, len(self.loader), self.accelerator.device)
         if self.teacher is not None and wanted is not None:
+            self.progress.say("the teacher answers the training rows, once for all epochs")
             self.teacher.keep(self.loader, wanted, self.accelerator)
 
     def _save(self) -> None:
