@@ -25,7 +25,7 @@ from report.wording import joined, score
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs/reference"
-CONFIGURATION = "config/reference.yaml"
+CONFIGURATIONS = ("config/reference.yaml", "config/reference_large.yaml")  # what belongs to the reference
 QUOTED = ("README.md", "ARTIFACT.md")  # the texts with markers
 MACHINE = ("cpu", "flags", "cores", "platform", "gpu", "python")
 MARKED = re.compile(r"(<!-- reference: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -36,13 +36,13 @@ def publish(paths: list[Path], folder: Path = FOLDER, root: Path = ROOT) -> list
 
     Without cells those that are there are used: after a change of the report.
     """
-    wanted = _configuration(root)
+    configurations = _configurations(root)
     for cell, path in zip(read_cells(paths) if paths else [], paths, strict=True):
-        _require_named(cell, path, wanted)
+        _require_named(cell, path, configurations)
         _require_provenance(cell, path)
         write_bytes(folder / "cells" / f"{_name(cell)}.json", path.read_bytes())
     known = sorted((folder / "cells").glob("*.json"))
-    cells = _in_order(read_cells(known), wanted)
+    cells = _in_order(read_cells(known), root)
     evidence = compare(cells)
     pictures = list(figures.draw(evidence))
     write_bytes(folder / "index.html", _encoded(render(evidence, pictures, None)))
@@ -68,7 +68,7 @@ def provenance(cells: list[dict], folder: Path, root: Path) -> dict:
             machine = {key: of_seed["machine"].get(key) for key in MACHINE}
             machines[json.dumps(machine, sort_keys=True)] = machine
     return {
-        "configuration": CONFIGURATION,
+        "configurations": list(_configurations(root)),
         "commits": sorted(commits),
         "machines": [machines[key] for key in sorted(machines)],
         "packages": cells[0]["ran_on"]["packages"],
@@ -90,20 +90,25 @@ def provenance(cells: list[dict], folder: Path, root: Path) -> dict:
 
 
 def left_out(cells: Iterable[dict], root: Path = ROOT) -> dict[str, list[str]]:
-    """Return {method: tasks} that the configuration names and the reference lacks."""
-    there = {(cell["request"]["method"], cell["request"]["task"]) for cell in cells}
-    wanted = _configuration(root)
-    missing = {method: [task for task in wanted["tasks"] if (method, task) not in there] for method in wanted["methods"]}
-    return {method: tasks for method, tasks in missing.items() if tasks}
+    """Return {method: tasks} that the configurations name and the reference lacks."""
+    there = {_place(cell) for cell in cells}
+    return _by_method(place for place in wanted(root) if place not in there)
 
 
 def fewer_seeds(cells: Iterable[dict], root: Path = ROOT) -> dict[str, list[str]]:
-    """Return {method: tasks} of the cells that have fewer seeds than the configuration names."""
-    wanted, found = set(_configuration(root)["seeds"]), {}
-    for cell in cells:
-        if not wanted <= set(cell["request"]["seeds"]):
-            found.setdefault(cell["request"]["method"], []).append(cell["request"]["task"])
-    return found
+    """Return {method: tasks} of the cells that have fewer seeds than the configurations name."""
+    seeds = wanted(root)
+    return _by_method(_place(cell) for cell in cells if not seeds[_place(cell)] <= set(cell["request"]["seeds"]))
+
+
+def wanted(root: Path = ROOT) -> dict[tuple[str, str], set[int]]:
+    """Return the seeds of every (method, task) that the configurations name, in their order."""
+    return {
+        (method, task): set(configuration["seeds"])
+        for configuration in _configurations(root).values()
+        for method in configuration["methods"]
+        for task in configuration["tasks"]
+    }
 
 
 # Quotations
@@ -124,11 +129,14 @@ def table(evidence: Evidence, root: Path = ROOT) -> str:
     main = tables(evidence)[0]
     lines = [to_markdown(main.grid())]
     cells = evidence.board.cells
-    for what, found in (("Not run yet", left_out(cells, root)), ("With fewer seeds", fewer_seeds(cells, root))):
-        if found:
-            every = _configuration(root)["tasks"]
-            words = [method if tasks == every else f"{method} ({', '.join(tasks)})" for method, tasks in found.items()]
-            lines.append(f"{what}, of what {CONFIGURATION} names: {joined(words)}.\n")
+    named = joined(list(_configurations(root)))
+    for what, found, of in (
+        ("Not run yet", left_out(cells, root), wanted(root)),
+        ("With fewer seeds", fewer_seeds(cells, root), map(_place, cells)),
+    ):
+        every = _by_method(of)
+        words = [name if tasks == every[name] else f"{name} ({', '.join(tasks)})" for name, tasks in found.items()]
+        lines += [f"{what}, of what {named} name: {joined(words)}.\n"] if words else []
     return "\n".join(lines)
 
 
@@ -159,16 +167,18 @@ def _interval(cell: dict) -> str:
 # Cells
 
 
-def _require_named(cell: dict, path: Path, wanted: dict) -> None:
-    """Raise one line for a cell of another preset, or of a method or task that the configuration does not name."""
-    request = cell["request"]
-    if request["preset"] != wanted["preset"]:
+def _require_named(cell: dict, path: Path, configurations: dict[str, dict]) -> None:
+    """Raise one line for a cell of another preset, or of a method and task that no configuration names."""
+    method, task, preset = (cell["request"][key] for key in ("method", "task", "preset"))
+    naming = [one for one in configurations.values() if method in one["methods"] and task in one["tasks"]]
+    names = joined(list(configurations))
+    if not naming:
+        raise UserError(f"{path}: {names} do not name this cell. Add it there, or leave it out.")
+    if presets := {one["preset"] for one in naming} - {preset}:
         raise UserError(
-            f"{path} is of the preset {request['preset']}, and the reference is of {wanted['preset']}: make its cells with "
-            f"--configfile {CONFIGURATION}."
+            f"{path} is of the preset {preset}, and the reference is of {joined(sorted(presets))}: make its cells with "
+            f"--configfile {names}."
         )
-    if request["method"] not in wanted["methods"] or request["task"] not in wanted["tasks"]:
-        raise UserError(f"{path}: {CONFIGURATION} does not name this cell. Add its method or task there, or leave it out.")
 
 
 def _require_provenance(cell: dict, path: Path) -> None:
@@ -186,18 +196,25 @@ def _resumed(cell: dict) -> bool:
     return any(of_seed["machine"].get("resumed") for of_seed in cell["ran_on"]["volatile"]["machines"])
 
 
-def _in_order(cells: list[dict], wanted: dict) -> list[dict]:
-    """Return cells in the order of the configuration."""
-
-    def place(cell: dict) -> tuple[int, int]:
-        request = cell["request"]
-        return wanted["methods"].index(request["method"]), wanted["tasks"].index(request["task"])
-
-    return sorted(cells, key=place)
+def _in_order(cells: list[dict], root: Path) -> list[dict]:
+    """Return cells in the order of the configurations."""
+    order = list(wanted(root))
+    return sorted(cells, key=lambda cell: order.index(_place(cell)))
 
 
-def _configuration(root: Path) -> dict:
-    return yaml.safe_load((root / CONFIGURATION).read_text(encoding="utf-8"))
+def _by_method(places: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for method, task in places:
+        found.setdefault(method, []).append(task)
+    return found
+
+
+def _place(cell: dict) -> tuple[str, str]:
+    return cell["request"]["method"], cell["request"]["task"]
+
+
+def _configurations(root: Path) -> dict[str, dict]:
+    return {name: yaml.safe_load((root / name).read_text(encoding="utf-8")) for name in CONFIGURATIONS}
 
 
 def _name(cell: dict) -> str:

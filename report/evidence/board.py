@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 
 from report.evidence.latency import Latencies
@@ -111,21 +112,29 @@ class Board:
     def main_tasks(self) -> list[str]:
         """Return the tasks that one number sums up: the first suite's averaged ones, or else the first task alone.
 
-        A task on which full precision has no comparable score is left out, because no loss is known there.
+        Left out are tasks on which full precision has no comparable score, because no loss is known there, and those that
+        few methods were run on, because an average over them would be missing for most.
         """
         tasks = self._main_suite()
-        known = [task for task in tasks if self.full_precision is None or self.scored(self.full_precision, task)]
-        return known or tasks
+        return [task for task in tasks if task not in self._not_averaged] or tasks
 
     def left_out(self) -> dict[str, str]:
         """Return why each other task of the main suite is not among the main tasks."""
-        main, suite = self.main_tasks(), self.suite(self.main_tasks()[0])
-        averaged = "full precision has no comparable score there"
-        return {
-            task: averaged if task in suite.averaged else "not averaged by its suite"
-            for task in suite.tasks
-            if task not in main
-        }
+        main = self.main_tasks()
+        others = [task for task in self.suite(main[0]).tasks if task not in main]
+        return {task: self._not_averaged.get(task, "not averaged by its suite") for task in others}
+
+    @cached_property
+    def _not_averaged(self) -> dict[str, str]:
+        """The tasks of the main suite that no average is over, with the reason."""
+        tasks, reasons = self._main_suite(), {}
+        asked = {method for method, task in self.places if task in tasks}
+        for task in tasks:
+            if self.full_precision is not None and not self.scored(self.full_precision, task):
+                reasons[task] = "full precision has no comparable score there"
+            elif 2 * sum(of == task for _, of in self.places) < len(asked):
+                reasons[task] = "fewer than half of the methods were run there"
+        return reasons
 
     def _main_suite(self) -> list[str]:
         return next((suite.averaged for suite in self.suites if suite.averaged), self.tasks[:1])

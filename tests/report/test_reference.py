@@ -17,15 +17,18 @@ from tests.fixtures import cells as fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS, TASKS = ("fp32", "rtn_4bit", "lsq_4bit"), ("stsb", "rte")
+NAMES = "config/reference.yaml and config/reference_large.yaml"
 TEXT = "Before.\n\n<!-- reference: {} -->\nstale words\n<!-- end -->\n\nAfter.\n"
 
 
 @pytest.fixture
 def root(tmp_path):
-    """A project with a configuration and two texts, and cells of it beside."""
+    """A project with two configurations and two texts, and cells beside it."""
     (tmp_path / "config").mkdir()
     names = json.dumps({"preset": "paper", "methods": [*METHODS, "twn_2bit"], "tasks": [*TASKS, "cola"], "seeds": [1, 2, 3]})
     (tmp_path / "config/reference.yaml").write_text(names)
+    names = json.dumps({"preset": "paper", "methods": ["fp32", "twn_2bit"], "tasks": ["sst2"], "seeds": [1]})
+    (tmp_path / "config/reference_large.yaml").write_text(names)
     (tmp_path / "README.md").write_text(TEXT.format("table"))
     (tmp_path / "ARTIFACT.md").write_text(TEXT.format("intervals"))
     for cell in fixture.board(METHODS, TASKS, seeds=(1, 2, 3), rows=60):
@@ -60,7 +63,12 @@ def test_cells_are_copied_and_the_provenance_names_code_machines_hours_and_gaps(
     folder = publish(root, *ALL)
     found = json.loads((folder / "provenance.json").read_text())
     assert found["commits"] == ["c" * 40]
-    assert found["left_out"] == {"fp32": ["cola"], "rtn_4bit": ["cola"], "lsq_4bit": ["cola"], "twn_2bit": [*TASKS, "cola"]}
+    assert found["left_out"] == {
+        "fp32": ["cola", "sst2"],
+        "rtn_4bit": ["cola"],
+        "lsq_4bit": ["cola"],
+        "twn_2bit": [*TASKS, "cola", "sst2"],
+    }
     assert found["fewer_seeds"] == {}
     assert list(found["cells"]) == ALL
     for name, entry in found["cells"].items():
@@ -78,7 +86,7 @@ def test_texts_quote_the_numbers_between_their_markers(root):
     for text in (readme, artifact):
         assert text.startswith("Before.\n\n<!-- reference: ") and text.endswith("<!-- end -->\n\nAfter.\n")
         assert "stale words" not in text
-    assert "Not run yet, of what config/reference.yaml names: fp32 (cola), " in readme
+    assert f"Not run yet, of what {NAMES} name: fp32 (cola, sst2), rtn_4bit (cola), lsq_4bit (cola) and twn_2bit." in readme
     assert quoted_scores(readme) == scores_of(folder / "cells")
     assert quoted_intervals(artifact) == intervals_of(folder / "cells")
 
@@ -90,7 +98,17 @@ def test_cells_of_fewer_seeds_are_named(root):
     write_json(path, cell)
     folder = publish(root, *ALL)
     assert json.loads((folder / "provenance.json").read_text())["fewer_seeds"] == {"lsq_4bit": ["rte"]}
-    assert "With fewer seeds, of what config/reference.yaml names: lsq_4bit (rte)." in (root / "README.md").read_text()
+    assert f"With fewer seeds, of what {NAMES} name: lsq_4bit (rte)." in (root / "README.md").read_text()
+
+
+def test_a_task_of_the_second_configuration_needs_no_more_seeds_than_that_names(root):
+    path = root / "made/fp32_sst2.json"
+    (cell,) = fixture.board(("fp32",), ("sst2",), seeds=(1,), rows=60)
+    cell["ran_on"]["volatile"]["machines"][0]["machine"] |= {"git_commit": "c" * 40, "git_dirty": False}
+    write_json(path, cell)
+    folder = publish(root, *ALL, "fp32_sst2")
+    found = json.loads((folder / "provenance.json").read_text())
+    assert list(found["cells"]) == [*ALL, "fp32_sst2"] and found["fewer_seeds"] == {}
 
 
 @pytest.mark.parametrize("change", [{"git_commit": None}, {"git_dirty": True}])
@@ -107,8 +125,8 @@ def test_a_cell_of_changed_code_is_refused(root, change):
     "key, value, told",
     [
         ("preset", "demo", "is of the preset demo, and the reference is of paper: make its cells with --configfile"),
-        ("method", "lsq_2bit", "config/reference.yaml does not name this cell"),
-        ("task", "mrpc", "config/reference.yaml does not name this cell"),
+        ("method", "lsq_2bit", f"{NAMES} do not name this cell"),
+        ("task", "mrpc", f"{NAMES} do not name this cell"),
     ],
 )
 def test_a_cell_that_does_not_belong_to_it_is_refused(root, key, value, told):

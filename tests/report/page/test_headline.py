@@ -101,6 +101,15 @@ def test_one_odd_cell_of_full_precision_costs_its_task_and_no_more(cells):
     assert "Not averaged: RTE (full precision has no comparable score there)." in found.scope
 
 
+def test_a_task_that_few_methods_were_run_on_costs_no_method_its_average(cells):
+    few = [cell for cell in cells if cell["request"]["task"] != "rte" or cell["request"]["method"] in ("fp32", "lsq_2bit")]
+    evidence = compare(few)
+    assert evidence.board.main_tasks() == ["mrpc"]
+    assert "Not averaged: RTE (fewer than half of the methods were run there)." in headline(evidence).scope
+    failed = {("rtn_2bit", "rte"): "The disk is full."}  # was run: a failure is not overlooked
+    assert compare(few, failed).board.main_tasks() == ["mrpc", "rte"]
+
+
 def test_one_seed_without_predictions_has_no_interval_and_says_so():
     cells = fixture.board(("fp32", "lsq_2bit"), ("rte",), seeds=(1,), rows=100)
     assert re.search(r"\(95 % CI .+; RTE, one seed\)", headline(compare(cells)).result)
