@@ -15,6 +15,10 @@ VERIFY = (
     "its mean lies where 95 % of the means of as many new seeds lie. Exit code 0: it does, or the numbers are the same; "
     "1: it does not. ARTIFACT.md states the rule."
 )
+TUNE = (
+    "Make a method's model with other numbers in its recipe. A share of the training rows is held out, and every trial is "
+    "scored on it; nothing reads the dev set. Says which numbers are better beyond chance."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,9 +55,23 @@ def main(arguments: list[str] | None = None) -> int:
     verify.add_argument("--made", type=Path, metavar="CELL", help="compare this cell, and make nothing")
     text = "folder to make the cell in; the same command resumes there (default: results/verify/CELL)"
     verify.add_argument("--out", type=Path, metavar="DIR", help=text)
-    verify.add_argument("--mirror", metavar="DIR", help="folder of hub copies to read the data set from")
-    verify.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores to use (default: all)")
     verify.set_defaults(make=_verify)
+
+    tune = commands.add_parser("tune", help="try other numbers of a recipe on held-out training rows", description=TUNE)
+    tune.add_argument("cell", help="what is tuned, METHOD_TASK, such as lsq_4bit_rte")
+    text = "an entry of the recipe and values to try; several are combined"
+    tune.add_argument("--try", dest="tried", action="append", nargs="+", required=True, metavar=("KEY", "VALUE"), help=text)
+    tune.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
+    tune.add_argument("--seeds", type=int, nargs="+", metavar="N", help="seeds of each trial (default: the preset's)")
+    text = "share of the training rows to score on (default: %(default)s)"
+    tune.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help=text)
+    text = "folder to work in; the same command resumes there (default: results/tuning/PRESET)"
+    tune.add_argument("--out", type=Path, metavar="DIR", help=text)
+    tune.set_defaults(make=_tune)
+
+    for command in (verify, tune):
+        command.add_argument("--mirror", metavar="DIR", help="folder of hub copies to read the data set from")
+        command.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores to use (default: all)")
 
     text = "publish cells as the reference: copies, tables, figures, page and provenance; README and ARTIFACT quote them"
     reference = commands.add_parser("reference", help=text)
@@ -147,18 +165,41 @@ def _make_entry(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     """Return 0 where the new cell lands in the reference's interval, and 1 where it does not."""
-    from report import verification
+    from report import making, verification
     from report.evidence.reading import read_cells
 
     reference = verification.reference_of(options.cell, options.reference or verification.REFERENCE)
     name = f"{reference['request']['method']}_{reference['request']['task']}"
     folder = options.out or Path("results/verify") / name
-    mirror = options.mirror or ("mirror" if Path("mirror").is_dir() else None)  # what `snakemake prefetch` fills
-    made = options.made or verification.remake(reference, folder, mirror, options.cores)
+    made = options.made or verification.remake(reference, folder, making.mirror_of(options.mirror), options.cores)
     verdict = verification.compare(reference, read_cells([made])[0])
     for line in verdict.lines:
         print(plain(line))
     return 0 if verdict.lands else 1
+
+
+def _tune(options: argparse.Namespace) -> None:
+    from report import making, tuning
+    from report.evidence.reading import read_cells
+
+    data = {"held_out": options.held_out, "mirror": making.mirror_of(options.mirror)}
+    settings = {"preset": options.preset, "seeds": options.seeds}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    tried = {key: [_value(text) for text in values] for key, *values in options.tried}
+    if bare := [key for key, values in tried.items() if not values]:
+        raise UserError(f"--try {bare[0]}: name the values to try behind the key, such as --try lr 1e-5 4e-5.")
+    wanted = tuning.plan(options.cell, tried, settings | {"data": {key: value for key, value in data.items() if value}})
+    folder = options.out or Path("results/tuning") / wanted.preset
+    for line in tuning.lines(wanted, read_cells(tuning.make(wanted, folder, options.cores))):
+        print(plain(line))
+
+
+def _value(text: str):
+    """Return a value of a recipe as YAML would read it, numbers such as 1e-5 included."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _publish(options: argparse.Namespace) -> None:

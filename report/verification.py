@@ -8,11 +8,8 @@ the dev set: 1.96 standard errors of the score over other dev sets of this size,
 """
 
 import math
-import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +17,13 @@ import numpy as np
 
 from methods.common.errors import UserError
 from methods.common.files import canonical
+from report import making
 from report.evidence import outcomes
 from report.evidence.cells import command
 from report.evidence.reading import read_cells
 from report.evidence.statistics import draws, replicates, student_quantile
 
-ROOT = Path(__file__).resolve().parents[1]
-REFERENCE = ROOT / "docs/reference/cells"
+REFERENCE = making.ROOT / "docs/reference/cells"
 NAME = re.compile(r"(?:.*/)?([a-z0-9_]+_[a-z0-9]+)(?:\.json)?")
 # Equal in both cells, or their numbers are not comparable.
 REQUESTED = ("method", "task", "preset", "primary", "padding", "spec", "budget")
@@ -57,13 +54,7 @@ def remake(reference: dict, folder: Path, mirror: str | None, cores: int) -> Pat
     """Make the cell of a reference's configuration and seeds in `folder`, and return its path; resumes what is there."""
     request = reference["request"]
     cell = folder / "results" / f"{request['method']}_{request['task']}.json"
-    words = snakemake_words(request, mirror)
-    folder.mkdir(parents=True, exist_ok=True)
-    start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    start += ["--workflow-profile", str(ROOT / "profiles/default"), "--cores", str(cores)]
-    done = subprocess.run([*start, *words], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=sys.stderr)
-    if done.returncode or not cell.is_file():
-        raise UserError(f"The cell was not made: see the lines above, and the logs in {folder}/results.")
+    making.make(folder, snakemake_words(request, mirror), cores)
     return cell
 
 
@@ -71,7 +62,7 @@ def snakemake_words(request: dict, mirror: str | None) -> list[str]:
     """Return the target and the configuration of a reference's cell, for this machine's mirror."""
     settings = {key: value for key, value in request["overrides"].items() if key not in ("methods", "tasks")}
     data = {key: value for key, value in settings.pop("data", {}).items() if key != "mirror"}
-    data |= {"mirror": str(Path(mirror).resolve())} if mirror else {}
+    data |= {"mirror": mirror} if mirror else {}
     settings |= {"data": data} if data else {}
     settings |= {"seeds": request["seeds"], "latency": False}
     _, *words = shlex.split(command(request["method"], request["task"], request["preset"], settings))

@@ -124,10 +124,12 @@ def diverged(n: int, n_diverged: int) -> str | None:
 
 
 def partial_note(cell: dict) -> str | None:
-    """Return both row counts of every split that is not whole."""
+    """Return both row counts of every split that is not whole, or that training rows stand in for the dev set."""
     dataset = cell["ran_on"]["dataset"]
     if not dataset["partial"]:
         return None
+    if share := dataset.get("held_out"):
+        return f"scored on {100 * share:g} % of the training rows, held out, and not on the dev set"
     official = dataset["official_rows"] or {}
     parts = [
         f"{split}: {count(rows)} of {count(official[split])} rows"

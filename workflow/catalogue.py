@@ -54,7 +54,7 @@ FINETUNED_SOURCES += ("methods/tasks/kinds",)
 SHOWN_OF_METHOD = ("title", "family_title", "paper", "listed", "deviations", "bits")
 DEEPEST = 50  # levels of a configuration file
 # Sections that presets may leave out. No run and no cell depends on `report`.
-DEFAULTS = {"augmentation": None, "report": {"margin": 1.0, "texts": False}}
+DEFAULTS = {"augmentation": None, "report": {"margin": 1.0, "texts": False}, "stanzas": {}}
 GENERATED_ROWS = 4000  # about as many as the demo's training sets have; used to estimate times only
 
 
@@ -198,8 +198,8 @@ class Catalogue:
             },
         }
 
-    def overrides(self, task: str) -> dict:
-        """Return what the user wrote beyond the preset and a cell of this task depends on."""
+    def overrides(self, method: str, task: str) -> dict:
+        """Return what the user wrote beyond the preset and a cell depends on."""
         found = {key: value for key, value in self.changes.items() if key not in ("preset", "tasks", "methods", "report")}
         if "tasks" in found.get("budget", {}):
             budget = {key: value for key, value in found["budget"].items() if key != "tasks"}
@@ -207,6 +207,17 @@ class Catalogue:
             found["budget"] = {**budget, **({"tasks": {task: own}} if own else {})}
             if not found["budget"]:
                 del found["budget"]
+        found.pop("stanzas", None)
+        return found | ({"stanzas": own} if (own := self._own_stanzas(method)) else {})
+
+    def _own_stanzas(self, method: str) -> dict:
+        """Return the configuration's stanzas that a method or one that it descends from is written in."""
+        own, waiting, found = self.config["stanzas"], [method, *self.lineage(method)], {}
+        while waiting:
+            name = waiting.pop(0)
+            if name in own and name not in found:
+                found[name] = own[name]
+                waiting.append(own[name].get("like"))
         return found
 
     def is_generated(self, task: str) -> bool:
@@ -348,8 +359,9 @@ def load(config: dict | None = None) -> Catalogue:
     below = read_yaml(ROOT / f"config/presets/{preset}.yaml")
     changes = difference(below, {key: value for key, value in config.items() if key != "preset"})
     config = merge(merge(DEFAULTS, below), {**config, "preset": preset})
+    own = config["stanzas"] if isinstance(config["stanzas"], dict) else {}  # the schema refuses anything else below
     try:
-        methods = stanzas.read(ROOT / "config/methods", read_yaml)
+        methods = stanzas.read(ROOT / "config/methods", read_yaml, own)
     except UserError as error:
         raise ConfigError(str(error)) from None
     tasks = read_yaml(ROOT / "config/tasks.yaml")

@@ -1,4 +1,6 @@
-"""The catalogue of methods: stanzas of config/methods/{paper}.yaml, written short, read in full and checked.
+"""The catalogue of methods: stanzas, written short, read in full and checked.
+
+They are those of config/methods/{paper}.yaml, and those of the configuration.
 
 A stanza is a method. Three things keep it short:
 - `like: NAME` takes over another stanza; its own keys replace that one's, and `recipe` and `ancestors` key by key.
@@ -24,22 +26,23 @@ HOLE = re.compile(r"\{(\w+)\}")  # a parameter in a name
 GROUPS = ("weights", "embeddings", "activations")
 
 
-def read(folder: Path, load) -> dict[str, dict]:
-    """Return all stanzas by name; `load` reads a YAML file. The first mistake is one line."""
+def read(folder: Path, load, own: dict | None = None) -> dict[str, dict]:
+    """Return all stanzas by name, `own` are the configuration's; `load` reads a YAML file. The first mistake is one line."""
     written: dict[str, tuple[dict, str]] = {}
     families = options.papers()
-    for path in sorted(folder.glob("*.yaml")):
-        where = f"config/methods/{path.name}"
-        content = load(path)
+    files = [(f"config/methods/{path.name}", path.stem, load(path)) for path in sorted(folder.glob("*.yaml"))]
+    for where, family, content in [*files, ("configuration: stanzas", None, copy.deepcopy(own or {}))]:
         if not isinstance(content, dict):
             raise UserError(f"{where}: expected a mapping from names to stanzas.")
         for name, stanza in content.items():
             _check_shape(stanza, f"{where}: {name}")
             if "like" not in stanza:
-                stanza.setdefault("family", path.stem)
+                stanza.setdefault("family", family)
+            if "each" in stanza and family is None:
+                raise UserError(f"{where}: {name}.each: only stanzas of config/methods have it: write one for each value.")
             for made, one in _each(str(name), stanza, f"{where}: {name}"):
                 if made in written:
-                    raise UserError(f"{where}: {made} is already a stanza of {written[made][1].partition(':')[0]}.")
+                    raise UserError(f"{where}: {made} is already a stanza of {written[made][1].rpartition(':')[0]}.")
                 written[made] = one, f"{where}: {made}"
     found = {name: _in_full(name, written, ()) for name in written}
     for name, stanza in found.items():
@@ -132,6 +135,8 @@ def _in_full(name: str, written: dict, line: tuple[str, ...]) -> dict:
 
 
 def _check(name: str, stanza: dict, known: dict, families: list[str], where: str) -> None:
+    if stanza["family"] is None:
+        raise UserError(f"{where}: write `like: METHOD`, or `family: NAME` for methods/NAME.py.")
     if stanza["family"] not in families:
         raise UserError(
             f"{where}.family: there is no methods/{stanza['family']}.py with a function `student`. "

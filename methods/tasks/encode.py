@@ -32,14 +32,15 @@ def write_task(
         counts["train"] = request["train_rows"]
     if source.own:
         official = dict(counts)  # nobody else counts these rows: they are never partial
-    facts = {}
+    held_out = request["source"].get("held_out")
+    facts = {"held_out": held_out} if held_out else {}
     if settings := request.get("augmentation"):
         from methods.tasks import augment
 
         kind.check_augmentable(request["task"])
         vectors = Path(request["vectors"]) if request["vectors"] else None
         train, found = augment.augmented(splits["train"], entry["columns"], settings, base_path, vectors)
-        splits, facts = {**splits, "train": train}, {"augmentation": {**settings, **found}}
+        splits, facts = {**splits, "train": train}, {**facts, "augmentation": {**settings, **found}}
     max_length = min(entry["max_length"], request["max_length"] or entry["max_length"])
     tokenizer = Tokenizer.from_str(tokenizer_json)
     tokenizer.no_padding()
@@ -55,7 +56,7 @@ def write_task(
             "fingerprint": fingerprint,
             "rows": counts,
             "official_rows": official,
-            "partial": counts != official,
+            "partial": counts != official or bool(held_out),
             "task_version": entry["version"],
             **facts,
         },

@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import PurePath
 
+import numpy as np
+
 from methods.common.errors import UserError
 from methods.common.files import canonical
 from methods.tasks import kinds
@@ -37,7 +39,25 @@ def of(request: dict) -> Source:
 
 
 def rows(request: dict) -> dict[str, kinds.Columns]:
-    """Return the rows of a data request: split name -> column name -> values."""
+    """Return the rows of a data request: split name -> column name -> values.
+
+    Where a share is held out, all are training rows, and those of the first dev split's name are the ones held out.
+    """
+    splits, share = _all_rows(request), request["source"].get("held_out")
+    if share is None:
+        return splits
+    train = splits["train"]
+    order = np.random.default_rng(0).permutation(len(next(iter(train.values()))))
+    dev = next(name for name in splits if name != "train")
+    held_out = round(share * len(order))
+    return {"train": _picked(train, order[held_out:]), dev: _picked(train, order[:held_out])}
+
+
+def _picked(columns: kinds.Columns, rows: np.ndarray) -> kinds.Columns:
+    return {name: [values[row] for row in sorted(rows)] for name, values in columns.items()}
+
+
+def _all_rows(request: dict) -> dict[str, kinds.Columns]:
     entry, source = request["entry"], request["source"]
     if "files" in entry:
         from methods.tasks import files

@@ -71,6 +71,7 @@ class Board:
         self.protocols = (self.primary, *({"last", "best"} - {self.primary}))
         self.generated = any(cell["ran_on"]["data"] == "generated" for cell in cells)
         self.partial = [cell for cell in cells if cell["ran_on"]["dataset"]["partial"]]
+        self.held_out = any(cell["ran_on"]["dataset"].get("held_out") for cell in cells)
         self.suites = list(_suites(self.tasks, self._about_task))
         self.families = {family.name: family for family in _families(cells)}
         self.full_precision = self._full_precision()

@@ -38,6 +38,8 @@ def checklist(evidence: Evidence) -> list[tuple[bool, str, str]]:
 def _data(board: Board) -> tuple[bool, str, str]:
     if board.generated:
         return False, "Data", "Generated for a demo: do not compare the scores with any paper."
+    if board.held_out:
+        return False, "Data", "Scored on held-out training rows and not on the dev sets: numbers to choose a recipe by."
     tasks = sorted({board.task_title(cell["request"]["task"]) for cell in board.partial})
     if tasks:
         return False, "Data", f"Official splits, but only a part of the rows of {', '.join(tasks)}."

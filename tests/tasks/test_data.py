@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import hashlib
+import json
 import shutil
 import socket
 import threading
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from methods.common.errors import UserError
-from methods.tasks import data, hub, kinds
+from methods.tasks import data, hub, kinds, sources
 from tests.fixtures.world import SHARED
 from workflow import catalogue
 
@@ -105,6 +106,22 @@ def test_other_row_counts_are_marked_partial_with_both_counts(write_task):
     assert found.meta["data"]["partial"] is True
     assert found.meta["data"]["rows"] == {"train": 1, "validation": 1}
     assert found.meta["data"]["official_rows"] == TASKS["sst2"]["rows"]
+
+
+def test_rows_that_are_held_out_are_training_rows_that_no_run_trains_on(write_task):
+    request = json.loads(catalogue.dump(catalogue.load({"preset": "demo"}).request_data("rte")))
+    whole = sources.rows(request)
+    request["source"]["held_out"] = 0.2
+    found = sources.rows(request)
+    assert list(found) == ["train", "validation"]
+    pairs = {name: list(zip(*columns.values(), strict=True)) for name, columns in found.items()}
+    assert len(pairs["validation"]) == round(0.2 * len(whole["train"]["label"]))
+    together = sorted(pairs["train"] + pairs["validation"])
+    assert together == sorted(zip(*(whole["train"][name] for name in found["train"]), strict=True))
+    assert sources.rows(request) == found  # the same rows for every method and seed
+    meta = data.load(write_task("rte", found, source=request["source"])).meta["data"]
+    assert meta["held_out"] == 0.2 and meta["partial"] is True
+    assert meta["rows"] == {name: len(rows) for name, rows in pairs.items()}
 
 
 @pytest.fixture

@@ -65,6 +65,45 @@ def test_a_search_is_an_ancestor_in_a_role_of_any_name_and_has_no_cell(with_sear
     assert set(found.runs(["mixed"], ["rte"])) == {("mixed", "rte", 1), ("search", "rte", 1), ("fp32", "rte", 9)}
 
 
+SLOW = {"like": "lsq_4bit", "title": "slow", "recipe": {"lr": [1e-5, "tried"]}}
+
+
+def test_a_stanza_of_the_configuration_is_a_method_and_an_override_of_what_it_makes_alone():
+    own = {"slow": SLOW, "slower": {"like": "slow", "ancestors": {"init": "slow"}}, "other": {"like": "fp32"}}
+    found = catalogue.load({**DEMO, "stanzas": own, "methods": ["slow"]})
+    assert found.values("slow", "rte") == found.values("lsq_4bit", "rte") | {"lr": 1e-5}
+    assert found.ancestors("slower", "rte", 4)["init"] == ("slow", "rte", 4)
+    overrides = {name: found.overrides(name, "rte").get("stanzas", {}) for name in ("fp32", "lsq_4bit", "slow", "slower")}
+    assert {name: list(stanzas) for name, stanzas in overrides.items()} == {
+        "fp32": [],
+        "lsq_4bit": [],
+        "slow": ["slow"],
+        "slower": ["slower", "slow"],
+    }
+    assert found.request("lsq_4bit", "rte", 1) == catalogue.load(DEMO).request("lsq_4bit", "rte", 1)
+
+
+@pytest.mark.parametrize(
+    "own, line",
+    [
+        (
+            {"slow": {**SLOW, "like": "lsq_4bti"}},
+            "configuration: stanzas: slow.like: unknown method 'lsq_4bti'. Did you mean",
+        ),
+        ({"slow": {"title": "slow"}}, "configuration: stanzas: slow: write `like: METHOD`, or `family: NAME`"),
+        ({"fp32": SLOW}, "configuration: stanzas: fp32 is already a stanza of config/methods/fp32.yaml"),
+        ({"slow_{n}": {**SLOW, "each": {"n": [1]}}}, "slow_{n}.each: only stanzas of config/methods have it"),
+        ({"slow": {**SLOW, "recipe": {"lr": 1}}}, "configuration: stanzas: slow.recipe.lr: write [value, source]"),
+        ({"slow": 3}, "configuration: stanzas: slow: expected a mapping"),
+        ([1], "configuration: stanzas: [1] is not of type 'object'"),
+    ],
+)
+def test_a_mistake_in_a_stanza_of_the_configuration_is_one_line(own, line):
+    with pytest.raises(catalogue.ConfigError) as error:
+        catalogue.load({**DEMO, "stanzas": own})
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])
 def test_every_preset_lists_methods_that_have_cells(preset):
     found = catalogue.load({"preset": preset})
@@ -74,10 +113,13 @@ def test_every_preset_lists_methods_that_have_cells(preset):
 def test_overrides_are_what_the_user_wrote_beyond_the_preset_and_the_cell_depends_on():
     budget = {"lr_scale": 20, "epochs_scale": 3, "tasks": {"rte": {"epochs_scale": 5}, "sst2": {"lr_scale": 1}}}
     found = catalogue.load({**DEMO, "tasks": ["rte", "cola"], "seeds": [1, 2], "primary": "last", "budget": budget})
-    assert found.overrides("rte") == {"seeds": [1, 2], "budget": {"epochs_scale": 3, "tasks": {"rte": {"epochs_scale": 5}}}}
-    assert found.overrides("cola") == {"seeds": [1, 2], "budget": {"epochs_scale": 3}}
-    assert catalogue.load({**DEMO, "methods": ["fp32"], "report": {"margin": 2}}).overrides("rte") == {}
-    assert catalogue.load({**DEMO, "budget": {"tasks": {"rte": {"epochs_scale": 5}}}}).overrides("cola") == {}
+    assert found.overrides("fp32", "rte") == {
+        "seeds": [1, 2],
+        "budget": {"epochs_scale": 3, "tasks": {"rte": {"epochs_scale": 5}}},
+    }
+    assert found.overrides("fp32", "cola") == {"seeds": [1, 2], "budget": {"epochs_scale": 3}}
+    assert catalogue.load({**DEMO, "methods": ["fp32"], "report": {"margin": 2}}).overrides("fp32", "rte") == {}
+    assert catalogue.load({**DEMO, "budget": {"tasks": {"rte": {"epochs_scale": 5}}}}).overrides("fp32", "cola") == {}
 
 
 def test_cells_learn_titles_and_suites_and_no_request_does():

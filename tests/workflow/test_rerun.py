@@ -24,7 +24,7 @@ products = {{"base": found.request_base(), "data": found.request_data("mrpc")}}
 for method in {METHODS}:
     request = found.request(method, "mrpc", 1)
     products |= {{f"score {{method}}": request.pop("scoring"), f"run {{method}}": request}}
-    shown = [found.about(method, "mrpc"), found.overrides("mrpc"), found.config["primary"]]
+    shown = [found.about(method, "mrpc"), found.overrides(method, "mrpc"), found.config["primary"]]
     products[f"cell {{method}}"] = [shown, c.digest(*c.CELL_SOURCES)]
 products["latency"] = found.request_latency()
 products["page"] = [found.config["report"], c.digest(*c.PAGE_SOURCES)]

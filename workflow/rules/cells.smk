@@ -18,7 +18,7 @@ rule cell:
         folders=lambda wildcards: [os.path.dirname(run) for run in runs_of(wildcards.method, wildcards.task)],
         primary=CATALOGUE.config["primary"],
         about=lambda wildcards: catalogues.dump(CATALOGUE.about(wildcards.method, wildcards.task)),
-        overrides=lambda wildcards: catalogues.dump(CATALOGUE.overrides(wildcards.task)),
+        overrides=lambda wildcards: catalogues.dump(CATALOGUE.overrides(wildcards.method, wildcards.task)),
         latency="" if LATENCY else "--no-latency",
         code=catalogues.digest(*catalogues.CELL_SOURCES),
     message:
