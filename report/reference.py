@@ -149,8 +149,8 @@ def intervals(evidence: Evidence) -> str:
         cells = {cell["request"]["task"]: cell for cell in board.of_method(method)}
         minutes = [cell["ran_on"]["volatile"]["cost"]["seconds"] / 60 for cell in cells.values() if not _resumed(cell)]
         shown = [_interval(cells[task]) if task in cells else "--" for task in tasks]
-        spread = f"{min(minutes):.1f} to {max(minutes):.1f}" if minutes else "--"
-        lines.append(" | ".join([f"| `{method}`", *shown, f"{spread} |"]))
+        ends = dict.fromkeys(f"{end:.1f}" for end in (min(minutes), max(minutes))) if minutes else ["--"]
+        lines.append(" | ".join([f"| `{method}`", *shown, f"{' to '.join(ends)} |"]))
     return "\n".join([*lines, ""])
 
 
