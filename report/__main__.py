@@ -17,7 +17,7 @@ VERIFY = (
 )
 TUNE = (
     "Make a method's model with other numbers in its recipe. A share of the training rows is held out, and every trial is "
-    "scored on it; nothing reads the dev set. Says which numbers are better beyond chance."
+    "scored on it; the dev set is not used. Says which numbers are better beyond chance."
 )
 
 
@@ -182,13 +182,14 @@ def _tune(options: argparse.Namespace) -> None:
     from report import making, tuning
     from report.evidence.reading import read_cells
 
-    data = {"held_out": options.held_out, "mirror": making.mirror_of(options.mirror)}
-    settings = {"preset": options.preset, "seeds": options.seeds}
-    settings = {key: value for key, value in settings.items() if value is not None}
+    mirror = making.mirror_of(options.mirror)
+    settings = {"data": {"held_out": options.held_out, **({"mirror": mirror} if mirror else {})}}
+    settings |= {"preset": options.preset} if options.preset else {}
+    settings |= {"seeds": options.seeds} if options.seeds else {}
     tried = {key: [_value(text) for text in values] for key, *values in options.tried}
     if bare := [key for key, values in tried.items() if not values]:
         raise UserError(f"--try {bare[0]}: name the values to try behind the key, such as --try lr 1e-5 4e-5.")
-    wanted = tuning.plan(options.cell, tried, settings | {"data": {key: value for key, value in data.items() if value}})
+    wanted = tuning.plan(options.cell, tried, settings)
     folder = options.out or Path("results/tuning") / wanted.preset
     for line in tuning.lines(wanted, read_cells(tuning.make(wanted, folder, options.cores))):
         print(plain(line))

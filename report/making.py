@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from methods.common.errors import UserError
+from workflow import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 MIRROR = "mirror"  # what `snakemake prefetch` fills
@@ -24,6 +25,7 @@ def make(folder: Path, words: list[str], cores: int) -> None:
 
 
 def mirror_of(named: str | None) -> str | None:
-    """Return the mirror that `folder` should read: the one that was named, or the working directory's."""
-    found = named or (MIRROR if Path(MIRROR).is_dir() else None)
+    """Return the mirror that such a folder reads, as a path that holds there: the named, the configuration's, or mirror/."""
+    configured = (catalogue.read_config().get("data") or {}).get("mirror")
+    found = named or configured or (MIRROR if Path(MIRROR).is_dir() else None)
     return str(Path(found).resolve()) if found else None

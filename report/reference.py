@@ -170,15 +170,15 @@ def _interval(cell: dict) -> str:
 def _require_named(cell: dict, path: Path, configurations: dict[str, dict]) -> None:
     """Raise one line for a cell of another preset, or of a method and task that no configuration names."""
     method, task, preset = (cell["request"][key] for key in ("method", "task", "preset"))
-    naming = [one for one in configurations.values() if method in one["methods"] and task in one["tasks"]]
-    names = joined(list(configurations))
+    naming = [name for name, one in configurations.items() if method in one["methods"] and task in one["tasks"]]
     if not naming:
+        names = joined(list(configurations))
         raise UserError(f"{path}: {names} do not name this cell. Add it there, or leave it out.")
-    if presets := {one["preset"] for one in naming} - {preset}:
-        raise UserError(
-            f"{path} is of the preset {preset}, and the reference is of {joined(sorted(presets))}: make its cells with "
-            f"--configfile {names}."
-        )
+    for name in naming:
+        if (other := configurations[name]["preset"]) != preset:
+            raise UserError(
+                f"{path} is of the preset {preset}, and the reference is of {other}: make its cells with --configfile {name}."
+            )
 
 
 def _require_provenance(cell: dict, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 A trial is a stanza of its own, like the method's with other numbers. All trials of a task are made by the workflow in one
 folder, so that they share their teacher, run side by side, and are there after a crash. Each is scored on the same training
-rows, which no run trained on: nothing reads the dev set, and what is chosen here can be compared there.
+rows, which no run trained on. The dev set is not used, so that what is chosen here can be compared there.
 """
 
 import itertools

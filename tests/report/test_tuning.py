@@ -48,6 +48,7 @@ def test_each_value_has_a_name_of_its_own():
         (["lsq_4bit_rtf", "--try", "lr", "1e-5"], "Unknown task 'rtf'"),
         (["lsq_9bit_rte", "--try", "lr", "1e-5"], "Unknown method 'lsq_9bit'"),
         (["lsq_4bit_rte", "--try", "lr", "1e-5", "--held-out", "0.9"], "data.held_out: 0.9 is greater than the maximum"),
+        (["lsq_4bit_rte", "--try", "lr", "1e-5", "--held-out", "0"], "data.held_out: 0.0 is less than or equal to"),
         (["lsq_4bit_rte", "--try", "lr", "1e-5", "--preset", "smal"], "Unknown preset 'smal'"),
     ],
 )
@@ -56,6 +57,13 @@ def test_a_mistake_is_one_line_before_anything_runs(words, told, capsys, monkeyp
     assert main(["tune", *words]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
+
+
+def test_a_relative_mirror_holds_in_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert making.mirror_of(None) is None and making.mirror_of("near") == str(tmp_path / "near")
+    monkeypatch.setattr(catalogue, "read_config", lambda: {"data": {"mirror": "hub"}})
+    assert making.mirror_of(None) == str(tmp_path / "hub")
 
 
 # --- what is said ---------------------------------------------------------------------------------------------------
