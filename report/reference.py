@@ -177,7 +177,8 @@ def _require_named(cell: dict, path: Path, configurations: dict[str, dict]) -> N
     for name in naming:
         if (other := configurations[name]["preset"]) != preset:
             raise UserError(
-                f"{path} is of the preset {preset}, and the reference is of {other}: make its cells with --configfile {name}."
+                f"{path} is of the preset {preset}, and the reference is of {other}: make its cells with "
+                f"--configfile {name}."
             )
 
 

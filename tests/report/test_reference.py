@@ -231,7 +231,7 @@ def test_what_readme_found_is_what_the_tables_say():
         f"with one step loses {row['rtn_4bit']['loss']:.1f}. At 3 bits GPTQ loses {row['gptq_3bit']['loss']:.1f}.",
         f"TernaryBERT loses {interval_of(twn, ' points')}",
         f"its file has {low:.2f} MiB where full precision's has {high:.1f}.",
-        f"With LAT, which weighs each weight by the optimizer's curvature, it loses {interval_of(lat)} and trains about twice",
+        f"it loses {interval_of(lat)} and trains about twice as long.",
         f"On STS-B and CoLA TernaryBERT scores {twn['stsb_spearman']:.1f} and {twn['cola_matthews']:.1f}, "
         f"and KDLSQ-BERT at 2 bits {lsq['stsb_spearman']:.1f} and {lsq['cola_matthews']:.1f}.",
         f"BinaryBERT, split from a ternary model, loses {interval_of(tws, ' points')}.",
