@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from methods.common.errors import UserError
@@ -12,9 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 MIRROR = "mirror"  # what `snakemake prefetch` fills
 
 
-def make(folder: Path, words: list[str], cores: int) -> None:
-    """Run Snakemake with these words and `folder` as its working directory; what is there already is taken up again."""
+def make(folder: Path, words: list[str], cores: int, own: Iterable[str] = ()) -> None:
+    """Run Snakemake with these words and `folder` as its working directory; what is there already is taken up again.
+
+    `own` are paths of the user's files, which are found there as they are here.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for path in own:
+        _link(folder, path)
     start = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     start += ["--workflow-profile", str(ROOT / "profiles/default"), "--cores", str(cores)]
     done = subprocess.run([*start, *words], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=sys.stderr)
@@ -22,6 +28,17 @@ def make(folder: Path, words: list[str], cores: int) -> None:
         raise UserError(
             f"Not all was made: see the lines above, and the logs in {folder}/results. The same command goes on."
         )
+
+
+def _link(folder: Path, path: str) -> None:
+    if Path(path).is_absolute():
+        return
+    if ".." in Path(path).parts:
+        raise UserError(f"config/tasks.yaml: {path}: write an absolute path, because the work is done in another folder.")
+    link = folder / path
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path(path).resolve())
 
 
 def mirror_of(named: str | None) -> str | None:

@@ -26,13 +26,14 @@ SOURCE = "tried on held-out training rows"
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tried: `trials` are the numbers of each stanza by name, the method's own first."""
+    """What is tried: `trials` are the numbers of each stanza by name, the method's own first; `own` the user's files."""
 
     method: str
     task: str
     preset: str
     config: dict
     trials: dict[str, dict]
+    own: list[str]
 
 
 def plan(cell: str, tried: Mapping[str, Sequence], settings: dict) -> Tuning:
@@ -58,7 +59,9 @@ def plan(cell: str, tried: Mapping[str, Sequence], settings: dict) -> Tuning:
         raise UserError(f"Nothing to try: {_words(own)} is what the recipe of {method} has already.")
     config = catalogues.merge(settings, {"stanzas": written, "tasks": [task], "methods": list(names), "latency": False})
     _load(config)  # what is wrong with a value is said before anything runs
-    return Tuning(method, task, catalogue.config["preset"], config, names)
+    entry = catalogue.tasks[task]
+    own_files = catalogues.entries.files_of(entry) + catalogues.entries.model_files_of(entry)
+    return Tuning(method, task, catalogue.config["preset"], config, names, own_files)
 
 
 def make(tuning: Tuning, folder: Path, cores: int) -> list[Path]:
@@ -66,7 +69,7 @@ def make(tuning: Tuning, folder: Path, cores: int) -> list[Path]:
     configuration = folder / f"{tuning.method}_{tuning.task}.json"
     write_json(configuration, tuning.config)
     cells = [f"results/{name}_{tuning.task}.json" for name in tuning.trials]
-    making.make(folder, ["--configfile", str(configuration.resolve()), "--keep-going", "--", *cells], cores)
+    making.make(folder, ["--configfile", str(configuration.resolve()), "--keep-going", "--", *cells], cores, tuning.own)
     return [folder / cell for cell in cells]
 
 

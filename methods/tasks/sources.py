@@ -1,6 +1,7 @@
 """Where a task's rows come from: the user's files, the demo's generator, or the hub (or its mirror)."""
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -47,14 +48,38 @@ def rows(request: dict) -> dict[str, kinds.Columns]:
     if share is None:
         return splits
     train = splits["train"]
-    order = np.random.default_rng(0).permutation(len(next(iter(train.values()))))
     dev = next(name for name in splits if name != "train")
-    held_out = round(share * len(order))
-    return {"train": _picked(train, order[held_out:]), dev: _picked(train, order[:held_out])}
+    texts = kinds.of(request["entry"]["kind"]).complete(request["entry"])["columns"]
+    held_out = _held_out(train, texts, share)
+    sides = {"train": [], dev: []}
+    for row in range(len(train[texts[0]])):
+        sides[dev if row in held_out else "train"].append(row)
+    return {side: {name: [values[row] for row in rows] for name, values in train.items()} for side, rows in sides.items()}
 
 
-def _picked(columns: kinds.Columns, rows: np.ndarray) -> kinds.Columns:
-    return {name: [values[row] for row in sorted(rows)] for name, values in columns.items()}
+def _held_out(train: kinds.Columns, texts: list[str], share: float) -> set[int]:
+    """Return the rows to hold out, some `share` of all, the same for every method and seed.
+
+    Rows with a text in common, such as the questions on one passage, stay on one side: of all text columns, those of the
+    one that repeats itself most. A text of more rows than are held out cannot stay together, and its column does not count.
+    """
+    total = len(train[texts[0]])
+    wanted = round(share * total)
+    together = [list(_rows_by_value(train[name]).values()) for name in texts]
+    together = [groups for groups in together if max(map(len, groups)) <= wanted]
+    groups = min(together, key=len, default=[[row] for row in range(total)])
+    chosen: set[int] = set()
+    for number in np.random.default_rng(0).permutation(len(groups)):
+        if len(chosen) + len(groups[number]) <= wanted:
+            chosen.update(groups[number])
+    return chosen
+
+
+def _rows_by_value(values: list[str]) -> dict[str, list[int]]:
+    found = defaultdict(list)
+    for row, value in enumerate(values):
+        found[value].append(row)
+    return found
 
 
 def _all_rows(request: dict) -> dict[str, kinds.Columns]:

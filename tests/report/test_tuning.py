@@ -2,9 +2,11 @@
 
 import copy
 import json
+import subprocess
 
 import pytest
 
+from methods.common.errors import UserError
 from methods.common.files import read_json
 from report import making, tuning
 from report.__main__ import main
@@ -64,6 +66,30 @@ def test_a_relative_mirror_holds_in_another_folder(tmp_path, monkeypatch):
     assert making.mirror_of(None) is None and making.mirror_of("near") == str(tmp_path / "near")
     monkeypatch.setattr(catalogue, "read_config", lambda: {"data": {"mirror": "hub"}})
     assert making.mirror_of(None) == str(tmp_path / "hub")
+
+
+def test_files_of_the_users_own_are_found_in_the_other_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(making.subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 0))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.csv").write_text("text,label\n")
+    folder = tmp_path / "results/tuning"
+    for _ in range(2):  # made again, a link is where it was
+        making.make(folder, [], 1, ["data/train.csv", str(tmp_path / "data/train.csv")])
+        assert (folder / "data/train.csv").read_text() == "text,label\n"
+    with pytest.raises(UserError, match="write an absolute path"):
+        making.make(folder, [], 1, ["../train.csv"])
+
+
+def test_the_files_of_a_task_belong_to_its_trials(monkeypatch):
+    entry = {"kind": "regression", "files": {"train": "data/a.csv", "validation": "data/b.csv"}, "finetuned": "model"}
+    read = catalogue.read_yaml
+    monkeypatch.setattr(
+        catalogue, "read_yaml", lambda path: read(path) | ({"mine": entry} if path.name == "tasks.yaml" else {})
+    )
+    own = tuning.plan("lsq_4bit_mine", {"lr": [2e-5]}, SETTINGS).own
+    assert own == ["data/a.csv", "data/b.csv", "model/config.json", "model/model.safetensors"]
+    assert tuning.plan("lsq_4bit_rte", {"lr": [2e-5]}, SETTINGS).own == []
 
 
 # --- what is said ---------------------------------------------------------------------------------------------------

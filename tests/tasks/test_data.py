@@ -124,6 +124,30 @@ def test_rows_that_are_held_out_are_training_rows_that_no_run_trains_on(write_ta
     assert meta["rows"] == {name: len(rows) for name, rows in pairs.items()}
 
 
+def held_out(contexts, share=0.25):
+    """Return the passages of the rows to train on and of those held out."""
+    request = json.loads(catalogue.dump(catalogue.load({"preset": "demo"}).request_data("squad")))
+    request["source"]["held_out"] = share
+    count = len(contexts)
+    columns = {"id": [*map(str, range(count))], "question": [f"Who is {row}?" for row in range(count)], "context": contexts}
+    splits = {"train": columns | {"answers": [{"text": [], "answer_start": []}] * count}, "validation": columns}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "_all_rows", lambda _: splits)
+        found = sources.rows(request)
+    assert sorted(found["train"]["id"] + found["validation"]["id"]) == sorted(columns["id"])
+    return found["train"]["context"], found["validation"]["context"]
+
+
+def test_questions_on_one_passage_are_held_out_together():
+    train, validation = held_out([f"passage {row // 3}" for row in range(36)])
+    assert len(validation) == 9 and not set(train) & set(validation)
+
+
+def test_a_text_of_more_rows_than_are_held_out_is_on_both_sides():
+    train, validation = held_out(["one passage"] * 12)
+    assert len(train) == 9 and len(validation) == 3
+
+
 @pytest.fixture
 def mirror(tmp_path):
     """A mirror with a tiny RTE."""

@@ -53,6 +53,10 @@ def test_the_tutorial_compresses_and_asks_a_model_of_ones_own(tmp_path):
 
     again = run_in(tmp_path, *shlex.split(compress))
     assert "Nothing to be done" in again.stdout + again.stderr
+    tune = ["-m", "report", "tune", "lsq_4bit_hotel", "--try", "epochs", "1", "--held-out", "0.25", "--seeds", "1"]
+    title, _, own, trial, _ = run_in(tmp_path, "python", *tune).stdout.splitlines()
+    assert title.startswith("lsq_4bit on hotel: accuracy on 4 rows held out of 16 training rows")
+    assert own.endswith("its own") and trial.split()[0] == "1"
     with open(tmp_path / "hotel/train.csv", "a", encoding="utf-8") as file:
         file.write("lovely,postive\n")
     done = run_in(tmp_path, *shlex.split(compress), check=False)
