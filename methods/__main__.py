@@ -162,10 +162,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
+    def configured(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
+        text = "YAML file of keys over those of config/config.yaml, as Snakemake's own --configfile"
+        sub.add_argument("--configfile", type=Path, metavar="FILE", help=text)
+
     def step(function, name: str, help: str) -> argparse.ArgumentParser:
         """Add a command of the workflow, with its configuration or a request."""
         sub = command(function, name, help)
-        sub.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
+        configured(sub)
         sub.add_argument("--request", type=_request, help="the whole request as JSON instead (what the workflow passes)")
         return sub
 
@@ -227,7 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "seconds for each batch size; what does not fit is left out (default: %(default)s)"
     sub.add_argument("--seconds", type=_seconds, default=2.0, help=text)
     sub = command(plan, "plan", "say what a preset's runs take on this device: hours, disk, memory", PLAN)
-    sub.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
+    configured(sub)
     for name in ("methods", "tasks"):
         sub.add_argument(f"--{name}", type=_list(str), metavar="NAME,...", help=f"other {name} than the preset's")
     sub.add_argument("--seeds", type=_list(_seed), metavar="N,...", help="other seeds than the preset's")
@@ -467,12 +472,8 @@ def _catalogue(arguments, method: str | None = None, task: str | None = None, ch
     """Return the catalogue of the configuration on disk; names are checked before anything slow is loaded."""
     from workflow import catalogue
 
-    try:
-        config = catalogue.read_config() | (changes or {})
-        found = catalogue.load({**config, "preset": arguments.preset} if arguments.preset else config)
-        found.require(method, task)
-    except catalogue.ConfigError as error:
-        raise UserError(str(error)) from None
+    found = catalogue.load(catalogue.read_config(arguments.configfile, arguments.preset) | (changes or {}))
+    found.require(method, task)
     return found
 
 

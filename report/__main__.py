@@ -62,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     text = "an entry of the recipe and values to try; several are combined"
     tune.add_argument("--try", dest="tried", action="append", nargs="+", required=True, metavar=("KEY", "VALUE"), help=text)
     tune.add_argument("--preset", help="preset to take the configuration from (default: config/config.yaml's)")
+    text = "YAML file of keys over those of config/config.yaml, as Snakemake's own --configfile"
+    tune.add_argument("--configfile", type=Path, metavar="FILE", help=text)
     tune.add_argument("--seeds", type=int, nargs="+", metavar="N", help="seeds of each trial (default: the preset's)")
     text = "share of the training rows to score on (default: %(default)s)"
     tune.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help=text)
@@ -85,6 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     for command in (page, failed):
         text = "methods that each method descends from, nearest first, as JSON"
+        command.add_argument("--preset", help="whose cells and logs these are: another preset's cell counts as missing")
         command.add_argument("--ancestors", type=_json_object, default={}, metavar="JSON", help=text)
         command.add_argument("cells", type=Path, nargs="*", metavar="CELL", help="results/METHOD_TASK.json")
 
@@ -134,13 +137,14 @@ def _make_page(options: argparse.Namespace) -> None:
     from methods.common.files import write_bytes
     from report import figures
     from report.evidence.comparison import compare
-    from report.evidence.reading import failures, read_cells
+    from report.evidence.reading import failures, missing, read_cells
     from report.evidence.texts import Texts
     from report.page.page import render
     from report.tables.exports import export
 
-    failed = failures(options.cells, options.logs, options.ancestors) if options.logs else {}
-    cells = read_cells([path for path in options.cells if path.exists() or not options.logs])
+    absent = missing(options.cells, options.preset) if options.logs else []
+    failed = failures(absent, options.logs, options.ancestors)
+    cells = read_cells([path for path in options.cells if path not in absent])
     evidence = compare(cells, failed, options.margin)
     texts = Texts(options.results, options.texts) if options.results else None
     pictures = list(figures.draw(evidence, options.axis, only_on_page=not options.figures))
@@ -167,11 +171,14 @@ def _verify(options: argparse.Namespace) -> int:
     """Return 0 where the new cell lands in the reference's interval, and 1 where it does not."""
     from report import making, verification
     from report.evidence.reading import read_cells
+    from workflow import catalogue
 
     reference = verification.reference_of(options.cell, options.reference or verification.REFERENCE)
     name = f"{reference['request']['method']}_{reference['request']['task']}"
     folder = options.out or Path("results/verify") / name
-    made = options.made or verification.remake(reference, folder, making.mirror_of(options.mirror), options.cores)
+    made = options.made or verification.remake(
+        reference, folder, making.mirror_of(options.mirror, catalogue.read_config()), options.cores
+    )
     verdict = verification.compare(reference, read_cells([made])[0])
     for line in verdict.lines:
         print(plain(line))
@@ -181,11 +188,13 @@ def _verify(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> None:
     from report import making, tuning
     from report.evidence.reading import read_cells
+    from workflow import catalogue
 
-    mirror = making.mirror_of(options.mirror)
+    config = catalogue.read_config(options.configfile, options.preset)
+    mirror = making.mirror_of(options.mirror, config)
     settings = {"data": {"held_out": options.held_out, **({"mirror": mirror} if mirror else {})}}
-    settings |= {"preset": options.preset} if options.preset else {}
     settings |= {"seeds": options.seeds} if options.seeds else {}
+    settings = catalogue.merge(config, settings)
     tried = {key: [_value(text) for text in values] for key, *values in options.tried}
     if bare := [key for key, values in tried.items() if not values]:
         raise UserError(f"--try {bare[0]}: name the values to try behind the key, such as --try lr 1e-5 4e-5.")
@@ -211,9 +220,10 @@ def _publish(options: argparse.Namespace) -> None:
 
 
 def _print_failures(options: argparse.Namespace) -> None:
-    from report.evidence.reading import failures
+    from report.evidence.reading import failures, missing
 
-    for (method, task), reason in failures(options.cells, options.logs, options.ancestors).items():
+    absent = missing(options.cells, options.preset)
+    for (method, task), reason in failures(absent, options.logs, options.ancestors).items():
         print(plain(f"{method} on {task} was not made: {reason}"), file=sys.stderr)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from methods.common.errors import UserError
-from workflow import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 MIRROR = "mirror"  # what `snakemake prefetch` fills
@@ -41,8 +40,8 @@ def _link(folder: Path, path: str) -> None:
     link.symlink_to(Path(path).resolve())
 
 
-def mirror_of(named: str | None) -> str | None:
+def mirror_of(named: str | None, config: dict) -> str | None:
     """Return the mirror that such a folder reads, as a path that holds there: the named, the configuration's, or mirror/."""
-    configured = (catalogue.read_config().get("data") or {}).get("mirror")
+    configured = (config.get("data") or {}).get("mirror")
     found = named or configured or (MIRROR if Path(MIRROR).is_dir() else None)
     return str(Path(found).resolve()) if found else None

@@ -22,6 +22,7 @@ from report.wording import count, metric_title, plural, points
 from workflow import catalogue as catalogues
 
 SOURCE = "tried on held-out training rows"
+UNNAMED = "default"  # what the method's own row shows of an entry that its recipe leaves out
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,16 @@ class Tuning:
     own: list[str]
 
 
-def plan(cell: str, tried: Mapping[str, Sequence], settings: dict) -> Tuning:
+def plan(cell: str, tried: Mapping[str, Sequence], config: dict) -> Tuning:
     """Return what is tried for a cell such as lsq_4bit_rte: every combination of the values of each recipe entry."""
-    catalogue = _load(settings)
+    catalogue = catalogues.load(config)
     found = catalogues.NAME.fullmatch(cell)
     if not found or found["method"] not in catalogue.cell_methods() or found["task"] not in catalogue.tasks:
         raise UserError(catalogue.refuse(cell))
     method, task = found["method"], found["task"]
-    own = {key: value for key, value in catalogue.values(method, task).items() if key in tried}
+    if "batch_size" in tried and (size := catalogue.budget(task).get("batch_size")):
+        raise UserError(f"--try batch_size: the preset trains batches of {size} on {task}, whatever the recipe says.")
+    own = {key: catalogue.values(method, task).get(key, UNNAMED) for key in tried}
     names, written = {method: own}, {}
     for values in itertools.product(*tried.values()):
         trial = dict(zip(tried, values, strict=True))
@@ -57,8 +60,8 @@ def plan(cell: str, tried: Mapping[str, Sequence], settings: dict) -> Tuning:
             }
     if not written:
         raise UserError(f"Nothing to try: {_words(own)} is what the recipe of {method} has already.")
-    config = catalogues.merge(settings, {"stanzas": written, "tasks": [task], "methods": list(names), "latency": False})
-    _load(config)  # what is wrong with a value is said before anything runs
+    config = catalogues.merge(config, {"stanzas": written, "tasks": [task], "methods": list(names), "latency": False})
+    catalogues.load(config)  # what is wrong with a value is said before anything runs
     entry = catalogue.tasks[task]
     own_files = catalogues.entries.files_of(entry) + catalogues.entries.model_files_of(entry)
     return Tuning(method, task, catalogue.config["preset"], config, names, own_files)
@@ -118,13 +121,6 @@ def _conclusion(tuning: Tuning, better: dict) -> str:
         f"{_words(tuning.trials[best])} is better by {points(round(-better[best].value, 2))}, beyond chance (Holm's "
         f"correction, 5 %): write it into the stanza of {tuning.method} in config/methods, with its source."
     )
-
-
-def _load(settings: dict) -> catalogues.Catalogue:
-    try:
-        return catalogues.load(catalogues.merge(catalogues.read_config(), settings))
-    except catalogues.ConfigError as error:
-        raise UserError(str(error)) from None
 
 
 def _letters(value) -> str:

@@ -58,10 +58,6 @@ DEFAULTS = {"augmentation": None, "report": {"margin": 1.0, "texts": False}, "st
 GENERATED_ROWS = 4000  # about as many as the demo's training sets have; used to estimate times only
 
 
-class ConfigError(Exception):
-    """One line that says which key is wrong and what would be right."""
-
-
 @dataclass(frozen=True)
 class Catalogue:
     config: dict
@@ -324,7 +320,7 @@ class Catalogue:
         """Raise one line for a name that is in no catalogue; None means that no name is needed."""
         for what, name, known in (("method", method, self.methods), ("task", task, self.tasks)):
             if name is not None and name not in known:
-                raise ConfigError(f"Unknown {what} {name!r}. {_choices(name, known)}")
+                raise UserError(f"Unknown {what} {name!r}. {_choices(name, known)}")
 
     def refuse(self, stem: str) -> str:
         """Return one line about results/{stem}.json, which nothing makes: what is wrong with its name."""
@@ -353,21 +349,18 @@ def load(config: dict | None = None) -> Catalogue:
     presets = sorted(path.stem for path in (ROOT / "config/presets").glob("*.yaml"))
     preset = config.get("preset", "demo")
     if preset not in presets:
-        raise ConfigError(f"Unknown preset {preset!r}. {_choices(str(preset), presets)}")
+        raise UserError(f"Unknown preset {preset!r}. {_choices(str(preset), presets)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", preset):
-        raise ConfigError(f"config/presets/{preset}.yaml: rename it: only letters, digits, '.', '_' and '-' can be used.")
+        raise UserError(f"config/presets/{preset}.yaml: rename it: only letters, digits, '.', '_' and '-' can be used.")
     below = read_yaml(ROOT / f"config/presets/{preset}.yaml")
     changes = difference(below, {key: value for key, value in config.items() if key != "preset"})
     config = merge(merge(DEFAULTS, below), {**config, "preset": preset})
     own = config["stanzas"] if isinstance(config["stanzas"], dict) else {}  # the schema refuses anything else below
-    try:
-        methods = stanzas.read(ROOT / "config/methods", read_yaml, own)
-    except UserError as error:
-        raise ConfigError(str(error)) from None
+    methods = stanzas.read(ROOT / "config/methods", read_yaml, own)
     tasks = read_yaml(ROOT / "config/tasks.yaml")
     check(config, "config", "configuration")
     if line := entries.problem(tasks):
-        raise ConfigError(line)
+        raise UserError(line)
     check(tasks, "tasks", "config/tasks.yaml")
     tasks = entries.completed(tasks)
     _check_names(config, methods, tasks)
@@ -376,8 +369,10 @@ def load(config: dict | None = None) -> Catalogue:
     return Catalogue(config, methods, tasks, changes)
 
 
-def read_config() -> dict:
-    return read_yaml(ROOT / "config/config.yaml")
+def read_config(file: Path | None = None, preset: str | None = None) -> dict:
+    """Return config/config.yaml with the keys of another file laid over it, and the name of a preset over both."""
+    config = merge(read_yaml(ROOT / "config/config.yaml"), read_yaml(file) if file else {})
+    return config | ({"preset": preset} if preset else {})
 
 
 def read_yaml(path: Path) -> dict:
@@ -386,17 +381,15 @@ def read_yaml(path: Path) -> dict:
     try:
         text = path.read_text(encoding="utf-8")
         if _depth(text) > DEEPEST:  # libyaml's loader recurses, and ends the process where the stack does
-            raise ConfigError(f"{name} is nested too deeply: write it as config/README.md shows.")
+            raise UserError(f"{name} is nested too deeply: write it as config/README.md shows.")
         value = yaml.load(text, LOADER)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
-        raise ConfigError(f"{name} cannot be read ({error.strerror}): put the file back.") from None
+        raise UserError(f"{name} cannot be read ({error.strerror}): put the file back.") from None
     value = {} if value is None else value
     if not isinstance(value, dict):
-        raise ConfigError(
-            f"{name} must hold `key: value` lines, and not {type(value).__name__} alone: see config/README.md."
-        )
+        raise UserError(f"{name} must hold `key: value` lines, and not {type(value).__name__} alone: see config/README.md.")
     _check_tree(value, str(name))
     return value
 
@@ -415,13 +408,13 @@ def _depth(text: str) -> int:
 def _check_tree(value, where: str, place: tuple = ()) -> None:
     """Raise one line for what no schema can refuse: numbers that are not finite, keys that are not text, endless depth."""
     if len(place) > DEEPEST:
-        raise ConfigError(f"{where} is nested too deeply: write it as config/README.md shows.")
+        raise UserError(f"{where} is nested too deeply: write it as config/README.md shows.")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{where}: {'.'.join(place)}: {value} is not a finite number: write a number.")
+        raise UserError(f"{where}: {'.'.join(place)}: {value} is not a finite number: write a number.")
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise ConfigError(f"{where}: {'.'.join(place) or 'top level'}: the key {key!r} is not a name.")
+                raise UserError(f"{where}: {'.'.join(place) or 'top level'}: the key {key!r} is not a name.")
             _check_tree(inner, where, (*place, key))
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
@@ -471,15 +464,15 @@ def check(value: dict, schema_name: str, where: str) -> None:
     if error.validator == "additionalProperties" and error.schema.get("properties"):
         known = error.schema["properties"]
         unknown = sorted(str(key) for key in error.instance if key not in known)[0]
-        raise ConfigError(f"{where}: unknown key {unknown!r} at {place}. {_choices(unknown, known)}")
-    raise ConfigError(f"{where}: {place}: {error.message}. Every key is described in config/README.md.")
+        raise UserError(f"{where}: unknown key {unknown!r} at {place}. {_choices(unknown, known)}")
+    raise UserError(f"{where}: {place}: {error.message}. Every key is described in config/README.md.")
 
 
 def check_writable(folder: Path) -> None:
     """Raise one line for a results folder in which Snakemake would end with a traceback."""
     place = folder if folder.exists() else folder.absolute().parent
     if not (place.is_dir() and os.access(place, os.W_OK)):
-        raise ConfigError(
+        raise UserError(
             f"{place} is no folder that can be written: make it one or work in another (--directory), then run the same "
             "command again; nothing finished is lost."
         )
@@ -494,13 +487,13 @@ def _check_names(config: dict, methods: dict, tasks: dict) -> None:
     for key, known in (("tasks", tasks), ("methods", methods)):
         for name in config[key]:
             if name not in known:
-                raise ConfigError(f"configuration: unknown {key[:-1]} {name!r}. {_choices(name, known)}")
+                raise UserError(f"configuration: unknown {key[:-1]} {name!r}. {_choices(name, known)}")
     for name in config["budget"].get("tasks", {}):
         if name not in tasks:
-            raise ConfigError(f"configuration: budget.tasks: unknown task {name!r}. {_choices(name, tasks)}")
+            raise UserError(f"configuration: budget.tasks: unknown task {name!r}. {_choices(name, tasks)}")
     for name in config["methods"]:
         if methods[name]["product"] == "allocation":
-            raise ConfigError(f"configuration: methods: {name} is a search and has no cell: list the methods that use it.")
+            raise UserError(f"configuration: methods: {name} is a search and has no cell: list the methods that use it.")
 
 
 def _check_augmentation(config: dict, methods: dict, tasks: dict) -> None:
@@ -510,18 +503,18 @@ def _check_augmentation(config: dict, methods: dict, tasks: dict) -> None:
     for key, known in (("tasks", tasks), ("methods", methods)):
         for name in settings[key] or ():
             if name not in known:
-                raise ConfigError(f"configuration: augmentation: unknown {key[:-1]} {name!r}. {_choices(name, known)}")
+                raise UserError(f"configuration: augmentation: unknown {key[:-1]} {name!r}. {_choices(name, known)}")
     for name in settings["methods"] or ():
         if not _is_taught(methods[name]):
-            raise ConfigError(
+            raise UserError(
                 f"configuration: augmentation.methods: {name} is not trained by a teacher, which would answer for the "
                 "augmented rows: name students."
             )
     for name in config["tasks"] if settings["tasks"] is None else settings["tasks"]:
         if line := augmentation.refusal(name, tasks[name]["kind"]):
-            raise ConfigError(f"configuration: {line}")
+            raise UserError(f"configuration: {line}")
     if (path := settings["vectors"]) and not Path(path).is_file():
-        raise ConfigError(
+        raise UserError(
             f"configuration: augmentation.vectors: {path} is no file: name a file of word vectors (paths start at the "
             "working directory)."
         )

@@ -4,20 +4,33 @@ import re
 from pathlib import Path
 
 from methods.common.errors import UserError
+from methods.common.files import read_json
 from methods.common.schema import read_valid
 from report.evidence.cores import on_all_cores
 from report.evidence.outcomes import unpack
 
 
+def missing(paths: list[Path], preset: str | None) -> list[Path]:
+    """Return the paths where there is no cell, or one of another preset: cells of all presets have the same names."""
+    return [path for path in paths if not path.exists() or (preset and _preset_of(path) not in (None, preset))]
+
+
+def _preset_of(path: Path) -> str | None:
+    try:
+        return read_json(path)["request"]["preset"]
+    except (UserError, LookupError, TypeError):  # damaged: whoever reads it says so
+        return None
+
+
 def failures(paths: list[Path], logs: Path, ancestors: dict[str, list[str]]) -> dict[tuple[str, str], str]:
-    """Return {(method, task): reason} for the cells that are missing because one of their runs or of its ancestors failed.
+    """Return {(method, task): reason} for the missing cells of which a run, or an ancestor of one, failed.
 
     The reason is the last line of the log. `ancestors` are a method's, nearest first.
     """
     reasons = {}
     for path in paths:
         method, _, task = path.stem.rpartition("_")
-        for name in (method, *ancestors.get(method, [])) if not path.exists() else ():
+        for name in (method, *ancestors.get(method, [])):
             if (method, task) not in reasons and (line := _failure(logs / name / task)):
                 reasons[method, task] = line if name == method else f"its ancestor {name} failed: {line}"
     return reasons

@@ -34,6 +34,20 @@ def test_every_combination_is_a_stanza_like_the_method_but_for_its_numbers():
         assert request["ancestors"] == own["ancestors"] and request["code"] == own["code"]
 
 
+def test_the_table_has_the_entries_in_the_order_in_which_they_are_tried():
+    cells = []
+    for name in ("lsq_4bit", "lsq_4bit_warmup_0p1_lr_2em05"):
+        (cell,) = copy.deepcopy(fixture.board(("lsq_8bit",), ("stsb",)))
+        cell["request"]["method"] = name
+        cell["ran_on"]["dataset"]["rows"] = {"train": 4000, "validation": 1000}
+        cells.append(cell)
+    wanted = tuning.plan("lsq_4bit_stsb", {"warmup": [0.1], "lr": [2e-5]}, SETTINGS)
+    _, titles, own, trial, _ = tuning.lines(wanted, cells)
+    assert titles.split()[:2] == ["warmup", "lr"]
+    assert own.split()[:2] == ["default", "5e-05"]  # the recipe of lsq_4bit names no warmup
+    assert trial.split()[:2] == ["0.1", "2e-05"]
+
+
 def test_each_value_has_a_name_of_its_own():
     values = [0.1, 1, "all", "All", [1, 2], [12], {"a": 1}, {"a": 2}, -1, True]
     names = [tuning._letters(value) for value in values]
@@ -47,6 +61,7 @@ def test_each_value_has_a_name_of_its_own():
         (["lsq_4bit_rte", "--try", "lr", "-1"], "lr: -1 must be a number above 0"),
         (["lsq_4bit_rte", "--try", "lr"], "--try lr: name the values to try"),
         (["lsq_4bit_rte", "--try", "lr", "5e-5"], "Nothing to try: lr 5e-05 is what the recipe of lsq_4bit has already"),
+        (["lsq_4bit_rte", "--preset", "small", "--try", "batch_size", "8"], "the preset trains batches of 16 on rte"),
         (["lsq_4bit_rtf", "--try", "lr", "1e-5"], "Unknown task 'rtf'"),
         (["lsq_9bit_rte", "--try", "lr", "1e-5"], "Unknown method 'lsq_9bit'"),
         (["lsq_4bit_rte", "--try", "lr", "1e-5", "--held-out", "0.9"], "data.held_out: 0.9 is greater than the maximum"),
@@ -63,9 +78,8 @@ def test_a_mistake_is_one_line_before_anything_runs(words, told, capsys, monkeyp
 
 def test_a_relative_mirror_holds_in_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert making.mirror_of(None) is None and making.mirror_of("near") == str(tmp_path / "near")
-    monkeypatch.setattr(catalogue, "read_config", lambda: {"data": {"mirror": "hub"}})
-    assert making.mirror_of(None) == str(tmp_path / "hub")
+    assert making.mirror_of(None, {}) is None and making.mirror_of("near", {}) == str(tmp_path / "near")
+    assert making.mirror_of(None, {"data": {"mirror": "hub"}}) == str(tmp_path / "hub")
 
 
 def test_files_of_the_users_own_are_found_in_the_other_folder(tmp_path, monkeypatch):

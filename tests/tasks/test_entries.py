@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from methods.common.errors import UserError
 from workflow import catalogue, entries
-from workflow.catalogue import ConfigError
 
 OWN = {
     "kind": "classification",
@@ -56,13 +56,13 @@ def without(entry: dict, *keys: str) -> dict:
     ],
 )
 def test_a_mistake_in_an_entry_is_one_line(load, entry, line):
-    with pytest.raises(ConfigError, match=line) as error:
+    with pytest.raises(UserError, match=line) as error:
         load(mine=entry)
     assert str(error.value).startswith("config/tasks.yaml: ") and "\n" not in str(error.value)
 
 
 def test_a_name_that_no_cell_can_have_is_one_line(load):
-    with pytest.raises(ConfigError, match=r"'My_Task' cannot be a task's name: use lower-case letters and digits"):
+    with pytest.raises(UserError, match=r"'My_Task' cannot be a task's name: use lower-case letters and digits"):
         load(My_Task=OWN)
 
 
@@ -115,7 +115,6 @@ def test_an_own_model_is_the_run_of_methods_without_ancestors_and_the_base_of_it
 
 
 def test_a_task_that_the_demo_does_not_generate_is_one_line(load):
-    from methods.common.errors import UserError
     from methods.tasks import sources
 
     with pytest.raises(UserError, match="The demo generates no rows for mine: take a preset with real data"):

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
+from methods.common.errors import UserError
 from workflow import catalogue, stanzas
-from workflow.catalogue import ConfigError
 
 DEMO = {"preset": "demo"}
 
@@ -24,7 +24,7 @@ DEMO = {"preset": "demo"}
     ],
 )
 def test_a_mistake_in_the_configuration_is_one_line_that_names_the_key(change, line):
-    with pytest.raises(ConfigError, match=line) as error:
+    with pytest.raises(UserError, match=line) as error:
         catalogue.load({**DEMO, **change})
     assert "\n" not in str(error.value)
 

@@ -16,7 +16,7 @@ ROOMS = {
     "model": ("common", "kernel"),
     "scoring": ("common", "tasks.data"),
     "training": ("common", "kernel", "model", "scoring", "tasks.data"),
-    "tasks": ("common", "kernel", "model", "scoring", "training", "run"),
+    "tasks": ("common", "kernel", "model", "scoring", "training"),
     "engine": ("common", "kernel", "model", "tasks", "training"),
 }
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from methods.common.errors import UserError
 from workflow import catalogue, stanzas
-from workflow.catalogue import ConfigError
 
 DEMO = {"preset": "demo"}
 
@@ -47,7 +47,7 @@ def test_a_broken_configuration_file_is_one_line(text, line, tmp_path, monkeypat
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     read = catalogue.read_yaml
     monkeypatch.setattr(catalogue, "read_yaml", lambda asked: read(path if asked.name == "config.yaml" else asked))
-    with pytest.raises(ConfigError, match=line) as error:
+    with pytest.raises(UserError, match=line) as error:
         catalogue.load()
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 500
@@ -99,7 +99,7 @@ def test_a_stanza_of_the_configuration_is_a_method_and_an_override_of_what_it_ma
     ],
 )
 def test_a_mistake_in_a_stanza_of_the_configuration_is_one_line(own, line):
-    with pytest.raises(catalogue.ConfigError) as error:
+    with pytest.raises(UserError) as error:
         catalogue.load({**DEMO, "stanzas": own})
     assert line in str(error.value) and "\n" not in str(error.value)
 

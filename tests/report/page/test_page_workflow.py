@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from methods.common.errors import UserError
 from methods.common.files import write_json
 from tests.fixtures import cells as fixture
 from workflow import catalogue
@@ -86,7 +87,7 @@ def test_the_margin_and_the_texts_reach_the_page_and_remake_it_alone(project):
 )
 def test_a_wrong_setting_is_one_line(value, line):
     config = catalogue.merge({"preset": "demo"}, {"report": catalogue.typed(yaml.safe_load(value))})
-    with pytest.raises(catalogue.ConfigError) as error:
+    with pytest.raises(UserError) as error:
         catalogue.load(config)
     assert f"error: {error.value}".startswith(line) and "\n" not in str(error.value)
 

@@ -1,0 +1,29 @@
+"""Which cells are there, and why the others are not."""
+
+import json
+
+from report.evidence.reading import failures, missing
+from tests.fixtures import cells as fixture
+
+
+def test_another_presets_cell_of_the_same_name_is_missing(tmp_path):
+    (cell,) = fixture.board(("fp32",), ("rte",))
+    mine, other, damaged, absent = (tmp_path / f"{name}_rte.json" for name in ("fp32", "lsq_4bit", "twn_2bit", "lat_2bit"))
+    mine.write_text(json.dumps(cell))
+    other.write_text(json.dumps(cell | {"request": cell["request"] | {"preset": "other"}}))
+    damaged.write_text('{"request"')
+    paths = [mine, other, damaged, absent]
+    assert missing(paths, cell["request"]["preset"]) == [other, absent]  # who reads the damaged one says what it is
+    assert missing(paths, "other") == [mine, absent]
+    assert missing(paths, None) == [absent]
+
+
+def test_a_cell_is_missing_because_a_run_or_its_nearest_ancestor_failed(tmp_path):
+    for name, last in (("fp32", "error: The disk is full."), ("half", "KeyError: 'x'"), ("lsq_4bit", "lsq_4bit: 3 of 9")):
+        (tmp_path / name / "rte").mkdir(parents=True)
+        (tmp_path / name / "rte/1.log").write_text(f"begins\n{last}\n\n")
+    paths = [tmp_path / "results/fp32_rte.json", tmp_path / "lsq_4bit_rte.json", tmp_path / "twn_2bit_rte.json"]
+    assert failures(paths, tmp_path, {"lsq_4bit": ["half", "fp32"]}) == {
+        ("fp32", "rte"): "The disk is full.",
+        ("lsq_4bit", "rte"): "its ancestor half failed: KeyError: 'x'",
+    }
