@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         if lacking := [key for key in NEEDED.get(arguments.command.__name__, ()) if key not in (arguments.request or key)]:
             raise UserError(f"--request lacks {lacking[0]!r}: pass a whole request, as the workflow does.")
         arguments.command(arguments)
+        if sys.stdout:
+            sys.stdout.flush()  # what does not fit on the disk is told
     except UserError as error:
         _say(f"error: {error}")
         return 1
@@ -300,6 +302,7 @@ def base(arguments) -> None:
 
 
 def data(arguments) -> None:
+    _require_names(arguments, "task")
     catalogue = None if arguments.request else _catalogue(arguments, task=arguments.task)
     request = arguments.request or canonical(catalogue.request_data(arguments.task, arguments.augmented))
     from methods.tasks import encode, sources
@@ -316,6 +319,7 @@ def data(arguments) -> None:
 def run(arguments) -> None:
     if arguments.processes > 1 and "LOCAL_RANK" not in os.environ:
         _launch(arguments.processes)
+    _require_names(arguments, "method", "task")
     catalogue = None if arguments.request else _catalogue(arguments, method=arguments.method, task=arguments.task)
     request = arguments.request or canonical(catalogue.request(arguments.method, arguments.task, arguments.seed))
     folders = dict(arguments.ancestor)
@@ -477,6 +481,11 @@ def _catalogue(arguments, method: str | None = None, task: str | None = None, ch
     return found
 
 
+def _require_names(arguments, *names: str) -> None:
+    if not arguments.request and (lacking := [name for name in names if getattr(arguments, name) is None]):
+        raise UserError(f"Name the {' and the '.join(lacking)} too: see `python -m methods --help` and config/methods/.")
+
+
 def _work(catalogue) -> Path:
     if catalogue is None:
         raise UserError(
@@ -499,8 +508,8 @@ def _summary(record: dict) -> str:
 def _leave(code: int) -> NoReturn:
     """End the process without tearing torch down, which takes half a second of a CPU (measured)."""
     with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
     os._exit(code)
 
 

@@ -134,7 +134,7 @@ def _make_cell(options: argparse.Namespace) -> None:
 
 
 def _make_page(options: argparse.Namespace) -> None:
-    from methods.common.files import write_bytes
+    from methods.common.files import write_bytes, write_text
     from report import figures
     from report.evidence.comparison import compare
     from report.evidence.reading import failures, missing, read_cells
@@ -144,14 +144,16 @@ def _make_page(options: argparse.Namespace) -> None:
 
     absent = missing(options.cells, options.preset) if options.logs else []
     failed = failures(absent, options.logs, options.ancestors)
+    if options.cells and len(absent) == len(options.cells):
+        _say(failed)
     cells = read_cells([path for path in options.cells if path not in absent])
     evidence = compare(cells, failed, options.margin)
     texts = Texts(options.results, options.texts) if options.results else None
     pictures = list(figures.draw(evidence, options.axis, only_on_page=not options.figures))
-    write_bytes(options.out, _encoded(render(evidence, pictures, texts)))
+    write_text(options.out, render(evidence, pictures, texts))
     if options.tables:
         for name, text in export(evidence):
-            write_bytes(options.tables / name, _encoded(text))
+            write_text(options.tables / name, text)
     if options.figures:
         for picture in pictures:
             for ending, content in picture.contents.items():
@@ -159,12 +161,11 @@ def _make_page(options: argparse.Namespace) -> None:
 
 
 def _make_entry(options: argparse.Namespace) -> None:
-    from methods.common.files import write_bytes
+    from methods.common.files import write_text
     from report.page.entry import render_entry
 
-    write_bytes(
-        options.out, _encoded(render_entry(options.out, options.pages or sorted(options.out.parent.glob("*/index.html"))))
-    )
+    pages = options.pages or sorted(options.out.parent.glob("*/index.html"))
+    write_text(options.out, render_entry(options.out, pages))
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -176,9 +177,10 @@ def _verify(options: argparse.Namespace) -> int:
     reference = verification.reference_of(options.cell, options.reference or verification.REFERENCE)
     name = f"{reference['request']['method']}_{reference['request']['task']}"
     folder = options.out or Path("results/verify") / name
-    made = options.made or verification.remake(
-        reference, folder, making.mirror_of(options.mirror, catalogue.read_config()), options.cores
-    )
+    if not (made := options.made):
+        config = catalogue.read_config()
+        catalogue.load(config)
+        made = verification.remake(reference, folder, making.mirror_of(options.mirror, config), options.cores)
     verdict = verification.compare(reference, read_cells([made])[0])
     for line in verdict.lines:
         print(plain(line))
@@ -191,11 +193,14 @@ def _tune(options: argparse.Namespace) -> None:
     from workflow import catalogue
 
     config = catalogue.read_config(options.configfile, options.preset)
+    catalogue.load(config)  # what is wrong with it is said before any of it is used
     mirror = making.mirror_of(options.mirror, config)
     settings = {"data": {"held_out": options.held_out, **({"mirror": mirror} if mirror else {})}}
     settings |= {"seeds": options.seeds} if options.seeds else {}
     settings = catalogue.merge(config, settings)
-    tried = {key: [_value(text) for text in values] for key, *values in options.tried}
+    tried: dict[str, list] = {}
+    for key, *values in options.tried:
+        tried[key] = [*tried.get(key, []), *map(_value, values)]
     if bare := [key for key, values in tried.items() if not values]:
         raise UserError(f"--try {bare[0]}: name the values to try behind the key, such as --try lr 1e-5 4e-5.")
     wanted = tuning.plan(options.cell, tried, settings)
@@ -222,13 +227,12 @@ def _publish(options: argparse.Namespace) -> None:
 def _print_failures(options: argparse.Namespace) -> None:
     from report.evidence.reading import failures, missing
 
-    absent = missing(options.cells, options.preset)
-    for (method, task), reason in failures(absent, options.logs, options.ancestors).items():
+    _say(failures(missing(options.cells, options.preset), options.logs, options.ancestors))
+
+
+def _say(failed: dict[tuple[str, str], str]) -> None:
+    for (method, task), reason in failed.items():
         print(plain(f"{method} on {task} was not made: {reason}"), file=sys.stderr)
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")  # JSON may hold lone surrogates, UTF-8 may not
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from methods.common.errors import UserError
+from workflow import entries
+from workflow.catalogue import Catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 MIRROR = "mirror"  # what `snakemake prefetch` fills
@@ -30,14 +32,24 @@ def make(folder: Path, words: list[str], cores: int, own: Iterable[str] = ()) ->
 
 
 def _link(folder: Path, path: str) -> None:
-    if Path(path).is_absolute():
+    if Path(path).is_absolute() or folder.resolve() == Path.cwd():
         return
     if ".." in Path(path).parts:
         raise UserError(f"config/tasks.yaml: {path}: write an absolute path, because the work is done in another folder.")
     link = folder / path
     link.parent.mkdir(parents=True, exist_ok=True)
+    if link.exists() and not link.is_symlink():
+        raise UserError(f"{link} is in the place of {path}: move it away, or name another folder with --out.")
     link.unlink(missing_ok=True)
     link.symlink_to(Path(path).resolve())
+
+
+def own_paths(catalogue: Catalogue, task: str) -> list[str]:
+    """Return the paths of the user's own files and folders that the runs of a task read."""
+    entry, config = catalogue.tasks[task], catalogue.config
+    vectors = (config["augmentation"] or {}).get("vectors")
+    places = [config["base"].get("path"), entry.get("finetuned"), vectors]
+    return [*entries.files_of(entry), *(place for place in places if place)]
 
 
 def mirror_of(named: str | None, config: dict) -> str | None:

@@ -7,13 +7,14 @@ again.
 
 import json
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
 from methods.common.errors import UserError
-from methods.common.files import sha256, write_bytes
+from methods.common.files import sha256, write_bytes, write_text
 from report import figures
 from report.evidence.comparison import Evidence, compare
 from report.evidence.reading import read_cells
@@ -37,22 +38,32 @@ def publish(paths: list[Path], folder: Path = FOLDER, root: Path = ROOT) -> list
     Without cells those that are there are used: after a change of the report.
     """
     configurations = _configurations(root)
+    there = sorted((folder / "cells").glob("*.json"))
+    published = {path: cell for path, cell in zip(there, read_cells(there) if there else [], strict=True)}
+    for path, cell in published.items():
+        _require_named(cell, path, configurations)
+    copies = {}
     for cell, path in zip(read_cells(paths) if paths else [], paths, strict=True):
         _require_named(cell, path, configurations)
         _require_provenance(cell, path)
-        write_bytes(folder / "cells" / f"{_name(cell)}.json", path.read_bytes())
-    known = sorted((folder / "cells").glob("*.json"))
-    cells = _in_order(read_cells(known), root)
+        copies[folder / "cells" / f"{_name(cell)}.json"] = cell, path.read_bytes()
+    published |= {path: cell for path, (cell, _) in copies.items()}
+    cells = _in_order(list(published.values()), root)
     evidence = compare(cells)
-    pictures = list(figures.draw(evidence))
-    write_bytes(folder / "index.html", _encoded(render(evidence, pictures, None)))
-    for name, text in export(evidence):
-        write_bytes(folder / "tables" / name, _encoded(text))
+    pictures, texts = list(figures.draw(evidence)), list(export(evidence))
+    page = render(evidence, pictures, None)
+    for path, (_, content) in copies.items():  # all were found good
+        write_bytes(path, content)
+    for made in ("tables", "figures"):
+        shutil.rmtree(folder / made, ignore_errors=True)  # no picture of what is no longer there
+    write_text(folder / "index.html", page)
+    for name, text in texts:
+        write_text(folder / "tables" / name, text)
     for picture in pictures:
         write_bytes(folder / "figures" / f"{picture.name}.svg", picture.contents["svg"])
-    write_bytes(folder / "provenance.json", _encoded(json.dumps(provenance(cells, folder, root), indent=1) + "\n"))
+    write_text(folder / "provenance.json", json.dumps(provenance(cells, folder, root), indent=1) + "\n")
     quote(evidence, root)
-    return known
+    return sorted(published)
 
 
 def provenance(cells: list[dict], folder: Path, root: Path) -> dict:
@@ -121,7 +132,7 @@ def quote(evidence: Evidence, root: Path = ROOT) -> None:
         text = (root / name).read_text(encoding="utf-8")
         quoted = MARKED.sub(lambda found: f"{found[1]}{blocks[found[2]]()}{found[3]}", text)
         if quoted != text:
-            write_bytes(root / name, _encoded(quoted))
+            write_text(root / name, quoted)
 
 
 def table(evidence: Evidence, root: Path = ROOT) -> str:
@@ -220,7 +231,3 @@ def _configurations(root: Path) -> dict[str, dict]:
 
 def _name(cell: dict) -> str:
     return f"{cell['request']['method']}_{cell['request']['task']}"
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")

@@ -60,11 +60,13 @@ def plan(cell: str, tried: Mapping[str, Sequence], config: dict) -> Tuning:
             }
     if not written:
         raise UserError(f"Nothing to try: {_words(own)} is what the recipe of {method} has already.")
+    if method in ((catalogue.config["augmentation"] or {}).get("methods") or ()):
+        config = catalogues.merge(
+            config, {"augmentation": {"methods": [*catalogue.config["augmentation"]["methods"], *written]}}
+        )
     config = catalogues.merge(config, {"stanzas": written, "tasks": [task], "methods": list(names), "latency": False})
     catalogues.load(config)  # what is wrong with a value is said before anything runs
-    entry = catalogue.tasks[task]
-    own_files = catalogues.entries.files_of(entry) + catalogues.entries.model_files_of(entry)
-    return Tuning(method, task, catalogue.config["preset"], config, names, own_files)
+    return Tuning(method, task, catalogue.config["preset"], config, names, making.own_paths(catalogue, task))
 
 
 def make(tuning: Tuning, folder: Path, cores: int) -> list[Path]:

@@ -22,6 +22,7 @@ from report.evidence import outcomes
 from report.evidence.cells import command
 from report.evidence.reading import read_cells
 from report.evidence.statistics import draws, replicates, student_quantile
+from workflow import catalogue
 
 REFERENCE = making.ROOT / "docs/reference/cells"
 NAME = re.compile(r"(?:.*/)?([a-z0-9_]+_[a-z0-9]+)(?:\.json)?")
@@ -54,17 +55,24 @@ def remake(reference: dict, folder: Path, mirror: str | None, cores: int) -> Pat
     """Make the cell of a reference's configuration and seeds in `folder`, and return its path; resumes what is there."""
     request = reference["request"]
     cell = folder / "results" / f"{request['method']}_{request['task']}.json"
-    making.make(folder, snakemake_words(request, mirror), cores)
+    settings = configuration(request, mirror)
+    found = catalogue.load({**settings, "preset": request["preset"]})
+    found.require(request["method"], request["task"])
+    making.make(folder, snakemake_words(request, settings), cores, making.own_paths(found, request["task"]))
     return cell
 
 
-def snakemake_words(request: dict, mirror: str | None) -> list[str]:
-    """Return the target and the configuration of a reference's cell, for this machine's mirror."""
+def configuration(request: dict, mirror: str | None) -> dict:
+    """Return what a reference's cell was made with beside its preset, for this machine's mirror."""
     settings = {key: value for key, value in request["overrides"].items() if key not in ("methods", "tasks")}
     data = {key: value for key, value in settings.pop("data", {}).items() if key != "mirror"}
     data |= {"mirror": mirror} if mirror else {}
     settings |= {"data": data} if data else {}
-    settings |= {"seeds": request["seeds"], "latency": False}
+    return settings | {"seeds": request["seeds"], "latency": False}
+
+
+def snakemake_words(request: dict, settings: dict) -> list[str]:
+    """Return the target and the options that make a reference's cell with these settings."""
     _, *words = shlex.split(command(request["method"], request["task"], request["preset"], settings))
     preset = f"preset={request['preset']}"  # this machine's config.yaml may name another than the default
     return words if preset in words else [*words, preset]
@@ -79,9 +87,8 @@ def compare(reference: dict, cell: dict) -> Verdict:
     lines = [title, f"  reference: {_summary(reference)}", f"  here:      {_summary(cell)}", *_differences(reference, cell)]
     if old["n"] == 0 or new["n"] == 0:
         lands = old["n"] == new["n"]
-        return Verdict(
-            lands, [*lines, _outcome(lands, "every seed diverged, as in the reference" if lands else "seeds diverged")]
-        )
+        where = "as in the reference" if lands else ("here" if old["n"] else "in the reference, and here not")
+        return Verdict(lands, [*lines, _outcome(lands, f"every seed diverged {where}")])
     if _numbers(reference) == _numbers(cell):
         return Verdict(True, [*lines, "The same numbers: every seed has the reference's scores, digit for digit."])
     if new["n_diverged"] and not old["n_diverged"]:

@@ -5,7 +5,6 @@ A *request* holds everything that a product depends on beside its input files; r
 """
 
 import contextlib
-import difflib
 import functools
 import json
 import math
@@ -19,6 +18,7 @@ import yaml
 
 from methods.common import options
 from methods.common.errors import UserError
+from methods.common.options import nearest
 from workflow import augmentation, entries, stanzas
 from workflow.digests import LOADER, ROOT, digest, papers_read_by
 
@@ -38,7 +38,7 @@ DATA_SOURCES = (
     "methods/tasks/hub.py",
     "methods/tasks/data.py",
 )
-DATA_SOURCES += ("methods/tasks/sources.py", "methods/tasks/text.py")
+DATA_SOURCES += ("methods/tasks/sources.py",)
 GENERATED_DATA_SOURCES = ("methods/tasks/demo",)
 OWN_DATA_SOURCES = ("methods/tasks/files.py",)
 AUGMENTATION_SOURCES = ("methods/tasks/augment.py", "methods/tasks/guesses.py", "methods/tasks/vectors.py")
@@ -46,7 +46,7 @@ AUGMENTATION_SOURCES += ("methods/model/encoder.py", "methods/model/anatomy.py")
 PRETRAINING_SOURCES = ("methods/kernel", "methods/model", "methods/training", "methods/tasks/base.py", "methods/tasks/demo")
 IMPORT_SOURCES = ("methods/model/encoder.py", "methods/model/anatomy.py", "methods/tasks/base.py", "methods/tasks/hub.py")
 CELL_SOURCES = ("report/__init__.py", "report/__main__.py", "report/evidence", "methods/common", "workflow/schemas")
-PAGE_SOURCES = ("report", "methods/common", "workflow/schemas/cell.schema.yaml")
+PAGE_SOURCES = ("report", "methods/common", "workflow/schemas/cell.schema.yaml", "CITATION.cff")
 FINETUNED_SOURCES = ("methods/model/encoder.py", "methods/model/anatomy.py", "methods/tasks/finetuned.py")
 FINETUNED_SOURCES += ("methods/tasks/kinds",)
 
@@ -308,7 +308,7 @@ class Catalogue:
         found = {}
         for task in self.config["tasks"]:
             entry = self.tasks[task]
-            if "files" in entry:
+            if "files" in entry or self.is_generated(task):
                 continue
             row = found.setdefault(entry["dataset"], {"type": "dataset", "revision": entry["revision"], "configs": []})
             row["configs"].append(entry["config"])
@@ -320,7 +320,7 @@ class Catalogue:
         """Raise one line for a name that is in no catalogue; None means that no name is needed."""
         for what, name, known in (("method", method, self.methods), ("task", task, self.tasks)):
             if name is not None and name not in known:
-                raise UserError(f"Unknown {what} {name!r}. {_choices(name, known)}")
+                raise UserError(f"Unknown {what} {name!r}. {nearest(name, known)}")
 
     def refuse(self, stem: str) -> str:
         """Return one line about results/{stem}.json, which nothing makes: what is wrong with its name."""
@@ -328,13 +328,13 @@ class Catalogue:
         if not (name := NAME.fullmatch(stem)):
             return f"{target!r} is no cell: write results/METHOD_TASK.json, such as results/fp32_rte.json."
         if name["task"] not in self.tasks:
-            return f"Unknown task {name['task']!r} in {target!r}. {_choices(name['task'], self.tasks)}"
+            return f"Unknown task {name['task']!r} in {target!r}. {nearest(name['task'], self.tasks)}"
         if name["method"] in self.methods:
             return (
                 f"{name['method']} is a search: its runs make an allocation for other methods, and it has no cell. "
                 f"{self._used_by(name['method'])}"
             )
-        return f"Unknown method {name['method']!r} in {target!r}. {_choices(name['method'], self.cell_methods())}"
+        return f"Unknown method {name['method']!r} in {target!r}. {nearest(name['method'], self.cell_methods())}"
 
     def _used_by(self, method: str) -> str:
         users = [name for name, spec in self.methods.items() if method in spec["ancestors"].values()]
@@ -349,10 +349,12 @@ def load(config: dict | None = None) -> Catalogue:
     presets = sorted(path.stem for path in (ROOT / "config/presets").glob("*.yaml"))
     preset = config.get("preset", "demo")
     if preset not in presets:
-        raise UserError(f"Unknown preset {preset!r}. {_choices(str(preset), presets)}")
+        raise UserError(f"Unknown preset {preset!r}. {nearest(preset, presets)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", preset):
         raise UserError(f"config/presets/{preset}.yaml: rename it: only letters, digits, '.', '_' and '-' can be used.")
     below = read_yaml(ROOT / f"config/presets/{preset}.yaml")
+    if _is_another_base(config.get("base"), below.get("base")):
+        below = {key: value for key, value in below.items() if key != "base"}
     changes = difference(below, {key: value for key, value in config.items() if key != "preset"})
     config = merge(merge(DEFAULTS, below), {**config, "preset": preset})
     own = config["stanzas"] if isinstance(config["stanzas"], dict) else {}  # the schema refuses anything else below
@@ -367,6 +369,13 @@ def load(config: dict | None = None) -> Catalogue:
     config = {**config, "augmentation": augmentation.completed(config["augmentation"])}
     _check_augmentation(config, methods, tasks)
     return Catalogue(config, methods, tasks, changes)
+
+
+def _is_another_base(own, of_preset) -> bool:
+    """Return whether a base model takes over nothing of the preset's, such as its checksum: it is from elsewhere."""
+    if not isinstance(own, dict) or not isinstance(of_preset, dict):
+        return False
+    return any(key in own and own[key] != of_preset.get(key) for key in ("source", "id", "path"))
 
 
 def read_config(file: Path | None = None, preset: str | None = None) -> dict:
@@ -464,7 +473,7 @@ def check(value: dict, schema_name: str, where: str) -> None:
     if error.validator == "additionalProperties" and error.schema.get("properties"):
         known = error.schema["properties"]
         unknown = sorted(str(key) for key in error.instance if key not in known)[0]
-        raise UserError(f"{where}: unknown key {unknown!r} at {place}. {_choices(unknown, known)}")
+        raise UserError(f"{where}: unknown key {unknown!r} at {place}. {nearest(unknown, known)}")
     raise UserError(f"{where}: {place}: {error.message}. Every key is described in config/README.md.")
 
 
@@ -487,10 +496,15 @@ def _check_names(config: dict, methods: dict, tasks: dict) -> None:
     for key, known in (("tasks", tasks), ("methods", methods)):
         for name in config[key]:
             if name not in known:
-                raise UserError(f"configuration: unknown {key[:-1]} {name!r}. {_choices(name, known)}")
+                raise UserError(f"configuration: unknown {key[:-1]} {name!r}. {nearest(name, known)}")
     for name in config["budget"].get("tasks", {}):
         if name not in tasks:
-            raise UserError(f"configuration: budget.tasks: unknown task {name!r}. {_choices(name, tasks)}")
+            raise UserError(f"configuration: budget.tasks: unknown task {name!r}. {nearest(name, tasks)}")
+    for name, stanza in methods.items():
+        for key, entry in stanza["recipe"].items():
+            for task in entry[1] if len(entry) == 3 else ():
+                if task not in tasks:
+                    raise UserError(f"{name}.recipe.{key}: unknown task {task!r}. {nearest(task, tasks)}")
     for name in config["methods"]:
         if methods[name]["product"] == "allocation":
             raise UserError(f"configuration: methods: {name} is a search and has no cell: list the methods that use it.")
@@ -503,7 +517,7 @@ def _check_augmentation(config: dict, methods: dict, tasks: dict) -> None:
     for key, known in (("tasks", tasks), ("methods", methods)):
         for name in settings[key] or ():
             if name not in known:
-                raise UserError(f"configuration: augmentation: unknown {key[:-1]} {name!r}. {_choices(name, known)}")
+                raise UserError(f"configuration: augmentation: unknown {key[:-1]} {name!r}. {nearest(name, known)}")
     for name in settings["methods"] or ():
         if not _is_taught(methods[name]):
             raise UserError(
@@ -523,8 +537,3 @@ def _check_augmentation(config: dict, methods: dict, tasks: dict) -> None:
 def _is_taught(spec: dict) -> bool:
     """Return whether a method's runs are trained, and have a teacher."""
     return "teacher" in spec["ancestors"] and any(key.startswith("epochs") for key in spec["recipe"])
-
-
-def _choices(wrong: str, known) -> str:
-    close = difflib.get_close_matches(wrong, list(known), n=1)
-    return (f"Did you mean {close[0]!r}? " if close else "") + f"There are: {', '.join(known)}."

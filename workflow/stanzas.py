@@ -64,6 +64,9 @@ def _check_shape(stanza, where: str) -> None:
     for key in stanza:
         if key not in KEYS:
             raise UserError(f"{where}: unknown key {key!r}. {nearest(key, KEYS)}")
+    for key in ("like", "family"):
+        if not isinstance(stanza.get(key, ""), str):
+            raise UserError(f"{where}.{key}: expected one name.")
     recipe = stanza.get("recipe") or {}
     if not isinstance(recipe, dict):
         raise UserError(f"{where}.recipe: expected a mapping.")
@@ -78,6 +81,11 @@ def _check_shape(stanza, where: str) -> None:
     for key, kind in (("ancestors", dict), ("each", dict), ("deviations", list), ("bits", dict)):
         if not isinstance(stanza.get(key, kind()), kind):
             raise UserError(f"{where}.{key}: expected a {'mapping' if kind is dict else 'list'}.")
+    for role, ancestor in stanza.get("ancestors", {}).items():
+        if not NAME.fullmatch(str(role)):
+            raise UserError(f"{where}.ancestors: {role!r} is no role: use lower-case letters, digits and underscores.")
+        if not isinstance(ancestor, str | None):
+            raise UserError(f"{where}.ancestors.{role}: expected the name of one method.")
     for parameter, values in stanza.get("each", {}).items():
         if not isinstance(values, list) or not values:
             raise UserError(f"{where}.each.{parameter}: expected a list of values.")
@@ -116,7 +124,14 @@ def _in_full(name: str, written: dict, line: tuple[str, ...]) -> dict:
     stanza, where = written[name]
     parent = stanza.get("like")
     if parent is None:
-        return {"listed": True, "product": "model", "ancestors": {}, "deviations": [], "recipe": {}, **stanza}
+        return {
+            "listed": True,
+            "product": "model",
+            "ancestors": {},
+            "deviations": [],
+            "recipe": {},
+            **{key: value for key, value in stanza.items() if value is not None},
+        }
     if parent not in written:
         raise UserError(f"{where}.like: unknown method {parent!r}. {nearest(parent, written)}")
     if parent in line:
@@ -135,7 +150,7 @@ def _in_full(name: str, written: dict, line: tuple[str, ...]) -> dict:
 
 
 def _check(name: str, stanza: dict, known: dict, families: list[str], where: str) -> None:
-    if stanza["family"] is None:
+    if stanza.get("family") is None:
         raise UserError(f"{where}: write `like: METHOD`, or `family: NAME` for methods/NAME.py.")
     if stanza["family"] not in families:
         raise UserError(

@@ -20,6 +20,10 @@ def explain(error: OSError) -> str | None:
         return (
             f"{where} cannot be a folder, because a file has that name: move the file away and run the same command again."
         )
+    if error.errno in (errno.EISDIR, errno.ENOTEMPTY):
+        return f"{where} is a folder and should be a file: move it away and run the same command again."
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{where:.60}... is longer than a name may be: name a shorter one."
     if error.errno == errno.ENOENT:
         return f"{where} does not exist: run the command that makes it first (`snakemake -n` shows the order)."
     return None

@@ -129,6 +129,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8; lone surrogates, which JSON may hold and UTF-8 may not, are written as escapes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
 def write_sealed(path: Path, arrays: dict[str, np.ndarray], meta: dict) -> str:
     """Write arrays and meta as one sealed file; return the SHA-256 of the whole file."""
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from methods.common.errors import UserError
 
+MOST_THREADS = 256  # more help nobody
+
 
 class Unsupported(UserError):
     """The engine cannot run this model; the message says why."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from methods.engine import MOST_THREADS
 from methods.kernel import products
 from methods.kernel.layers import QuantLinear
 from methods.model import artifact, description
@@ -28,7 +29,7 @@ class Fallback:
 
     def __init__(self, path: Path, threads: int | None = None, exact: bool = False):
         if threads:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(min(threads, MOST_THREADS))
         self.threads = torch.get_num_threads()
         model, self.meta = artifact.load(path)
         description.require(path, self.meta, ("kind", "padding", "max_length"))

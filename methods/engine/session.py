@@ -2,19 +2,19 @@
 
 import ctypes
 import os
+import threading
 import weakref
 from pathlib import Path
 
 import numpy as np
 
 from methods.common.errors import UserError
-from methods.engine import Unsupported, abi
+from methods.engine import MOST_THREADS, Unsupported, abi
 from methods.engine.library import library
 from methods.engine.plan import Plan
 from methods.model import description
 
 KERNELS = "ENGINE_KERNELS"  # the environment variable that forces an instruction set
-MOST_THREADS = 256  # more help nobody
 
 
 class Session:
@@ -37,7 +37,8 @@ class Session:
         self._engine = self._library.engine_open(plan.model, wanted.encode(), self.threads, error, abi.ERROR)
         if not self._engine:
             raise Unsupported(f"{path}: {error.value.decode()}.")
-        self._close = weakref.finalize(self, self._library.engine_close, self._engine)
+        self._lock = threading.Lock()  # one call at a time, and none while the model is let go
+        self._close = weakref.finalize(self, _let_go, self._library, self._engine, self._lock, os.getpid())
         self.kernels = self._library.engine_set(self._engine).decode()
 
     def __call__(self, ids: np.ndarray, ends: np.ndarray, first: np.ndarray) -> list[np.ndarray]:
@@ -48,8 +49,6 @@ class Session:
         """
         if not len(ends):
             return []
-        if not self._close.alive:
-            raise ValueError("the session is closed")
         ids, ends = np.ascontiguousarray(ids, np.int32), np.ascontiguousarray(ends, np.int64)
         lengths = np.diff(ends, prepend=0)
         if len(ids) != ends[-1] or lengths.min() < 1:
@@ -59,10 +58,13 @@ class Session:
         out = np.empty((len(ids) if of_tokens else len(ends), outputs), np.float32)
         error = ctypes.create_string_buffer(abi.ERROR)
         tokens = [abi.address(array) for array in (ids, places, types)]
-        if not self._library.engine_run(
-            self._engine, *tokens, len(ids), abi.address(ends), len(ends), abi.address(out), error, abi.ERROR
-        ):
-            raise UserError(f"{self.path}: {error.value.decode()}.")
+        with self._lock:
+            if not self._close.alive:
+                raise ValueError("the session is closed")
+            if not self._library.engine_run(
+                self._engine, *tokens, len(ids), abi.address(ends), len(ends), abi.address(out), error, abi.ERROR
+            ):
+                raise UserError(f"{self.path}: {error.value.decode()}.")
         if not of_tokens:
             return list(out)
         rows = np.split(out, ends[:-1])
@@ -89,7 +91,8 @@ class Session:
     @property
     def memory(self) -> int:
         """Bytes that the engine holds: the packed model, and the buffers of the largest batch so far."""
-        return self._library.engine_memory(self._engine) if self._close.alive else 0
+        with self._lock:
+            return self._library.engine_memory(self._engine) if self._close.alive else 0
 
     def close(self) -> None:
         """Let the model go."""
@@ -100,6 +103,13 @@ class Session:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _let_go(library: ctypes.CDLL, engine: int, lock: threading.Lock, owner: int) -> None:
+    """Let the engine go when nothing runs in it. A forked child has none of its threads, and leaves it to the parent."""
+    if os.getpid() == owner:
+        with lock:
+            library.engine_close(engine)
 
 
 def usable(engine: ctypes.CDLL) -> list[str]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from methods.common.errors import UserError
 from methods.common.schedule import START
+from methods.engine.session import available_cores
 from methods.planning.rehearsal import Cost, Costs, Measured, Rehearsal, Shapes
 from methods.planning.rows import TaskRows, rows_of
 from methods.tasks.data import BUCKETS
@@ -105,7 +105,8 @@ def make(catalogue, folder: Path, say: Callable[[str], None]) -> Plan:
         notes.append(f"Their own models are taken to be of the preset's shape: {', '.join(own)}.")
     if busy is not None and busy > BUSY:
         notes.append(f"Other processes kept {busy:.1f} cores busy meanwhile: on a quiet machine runs are faster.")
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{config['threads']} of {os.cpu_count()} cores"
+    cores = f"{config['threads']} of {available_cores()} cores"
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else cores
     notes.insert(0, f"Measured on {where}, {precision}.")
     return dataclasses.replace(plan, notes=notes)
 
@@ -123,7 +124,7 @@ def combined(catalogue, measured: dict[str, Measured], rows_for: Callable[[str, 
         for task in config["tasks"]
     )
     line = longest_line({name: run.seconds for name, run in runs.items()}, catalogue.ancestors)
-    places = 1 if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // config["threads"])
+    places = 1 if torch.cuda.is_available() else max(1, available_cores() // config["threads"])
     return Plan(list(runs.values()), _base_seconds(config, measured), latency, line, places, [])
 
 
@@ -180,7 +181,9 @@ def _base_seconds(config: dict, measured: dict[str, Measured]) -> float:
     base = config["base"]
     if base["source"] != "generated":
         return 0.0
-    untaught = next(one.costs for one in measured.values() if one.costs.steps)
+    untaught = next((one.costs for one in measured.values() if one.costs.steps), None)
+    if untaught is None:
+        return 0.0  # nothing trains, because every task has a model of its own: no base is made
     tokens = base["batch_size"] * PRETRAINING_WIDTH
     return START + base["texts"] / base["batch_size"] * untaught.steps[0].of(tokens, PRETRAINING_WIDTH)
 
@@ -208,6 +211,11 @@ def base_shape(catalogue, folder: Path) -> dict:
         names = {"layers": "num_hidden_layers", "hidden": "hidden_size", "heads": "num_attention_heads"}
         names |= {"intermediate": "intermediate_size", "positions": "max_position_embeddings"}
         return {"vocab_size": GENERATED_WORDS} | {name: base[key] for key, name in names.items()}
+    if base["source"] == "folder":
+        from methods.model.encoder import read_config
+        from methods.tasks.hub import model_files
+
+        return read_config(model_files(base, None))
     if base["id"] not in SHAPES:
         raise UserError(
             f"The shape of {base['id']} is not known before it is fetched: run `python -m methods base --preset "
@@ -220,7 +228,8 @@ def shapes_for(config: dict, rows: Iterable[TaskRows], batch: int, device: str) 
     """Return the batches to time: usual rows of the median task, and some of the widest."""
     widths = sorted(one.width(batch) for one in rows)
     usual, widest = (
-        min(length for length in BUCKETS if length >= width) for width in (widths[len(widths) // 2], widths[-1])
+        next((length for length in BUCKETS if length >= width), math.ceil(width))
+        for width in (widths[len(widths) // 2], widths[-1])
     )
     size = config.get("num_hidden_layers", 12) * config.get("hidden_size", 768) ** 2
     most = max(WORK[device] / size, 4 * usual)  # tokens

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from methods.common.errors import UserError
 from methods.tasks.data import BUCKETS, in_order, shuffled
 from methods.training.trainer import SCORING_BATCH
 
@@ -156,5 +157,9 @@ def _in_mirror(entry: dict, mirror: str | None) -> dict[str, int]:
     for path in sorted((folder / entry["config"]).glob("*.parquet")):
         split = path.name.partition("-")[0]
         if split in entry["rows"]:
-            found[split] = found.get(split, 0) + pyarrow.parquet.read_metadata(path).num_rows
+            try:
+                found[split] = found.get(split, 0) + pyarrow.parquet.read_metadata(path).num_rows
+            except pyarrow.ArrowException as error:
+                reason = " ".join(str(error).split())[:120]
+                raise UserError(f"{path} is damaged ({reason}): copy it from the hub again.") from None
     return found

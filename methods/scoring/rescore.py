@@ -13,7 +13,7 @@ from methods.tasks import data
 
 def rescore(folder: Path, data_path: Path) -> list[str]:
     """Return one line for each protocol and metric; raise UserError where the run's own number differs."""
-    run, task = read_run(folder), data.load(data_path)
+    run, task = read_run(folder), read_task(data_path)
     if run["status"] != "ok":
         raise UserError(f"{folder} has no scores: {run['status']} ({run['reason']}).")
     if run["request"]["task"] != task.meta["task"]:
@@ -37,12 +37,22 @@ def rescore(folder: Path, data_path: Path) -> list[str]:
     return lines
 
 
+def read_task(path: Path) -> data.TaskData:
+    """Return a task file; one line for a sealed file of another kind."""
+    _, meta = files.read_sealed(path, names=())
+    if not {"task", "data"} <= meta.keys():
+        raise UserError(f"{path} is no task file: name the results/PRESET/data/TASK.safetensors of the run.")
+    return data.load(path)
+
+
 def read_run(folder: Path) -> dict:
     """Return the content of run.json; one line where it is no record of a run."""
     path = folder / "run.json"
     if not path.is_file():
         raise UserError(f"{path} is missing: name the folder of a finished run.")
     run = files.read_json(path)
+    if isinstance(run, dict) and run.get("status") == "ok" and run.get("scores", "") is None:
+        raise UserError(f"{folder} is a search: it has no model and no scores. Name a run of a method that uses it.")
     try:
         complete = run["status"] != "ok" or (run["scores"].keys() and run["files"]["predictions.npz"])
         complete = complete and run["request"]["task"] and "reason" in run

@@ -53,6 +53,7 @@ def make(out: Path, request: dict) -> None:
     else:
         folder = hub.model_files(request["base"], request["mirror"])
         source = {key: request["base"].get(key) for key in ("source", "id", "revision", "sha256")}
+        source["id"] = source["id"] or folder.resolve().name
         with foreign(folder):
             base = import_base(folder, source)
             Tokenizer.from_str(base.tokenizer)

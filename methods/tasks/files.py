@@ -15,6 +15,7 @@ from methods.common.files import parse_object
 from methods.common.terminal import plain
 from methods.tasks import kinds
 
+MOST_LETTERS = 2**31 - 1  # of a text in a CSV file; the library's own limit is 131,072
 Row = tuple[str, dict]  # the place of a row ("line 3"), and its values by column
 
 
@@ -71,6 +72,7 @@ def _text(path: Path) -> str:
 
 
 def _csv(path: Path, wanted: list[str]) -> Iterator[Row]:
+    csv.field_size_limit(MOST_LETTERS)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     header, line = None, 1

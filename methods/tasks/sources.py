@@ -65,6 +65,8 @@ def _held_out(train: kinds.Columns, texts: list[str], share: float) -> set[int]:
     """
     total = len(train[texts[0]])
     wanted = round(share * total)
+    if not 0 < wanted < total:
+        raise UserError(f"data.held_out: {share} of {total} training rows leaves no row on one side: name another share.")
     together = [list(_rows_by_value(train[name]).values()) for name in texts]
     together = [groups for groups in together if max(map(len, groups)) <= wanted]
     groups = min(together, key=len, default=[[row] for row in range(total)])

@@ -47,8 +47,8 @@ class Difference:
         return self.median <= MEDIAN and self.most <= MOST
 
 
-def to_onnx(path: Path, folder: Path, base: Path | None, runtime: str, least_bits: int, exact: bool) -> Iterator[str]:
-    """Write an ONNX graph with its tokenizer and a description into a new folder; yield what is worth saying."""
+def to_onnx(path: Path, folder: Path, base: Path | None, runtime: str, least_bits: int, exact: bool) -> list[str]:
+    """Write an ONNX graph with its tokenizer and a description into a new folder; return what is worth saying."""
     onnx = _needed("onnx")
     from methods.use import export_onnx, runtimes
 
@@ -64,34 +64,32 @@ def to_onnx(path: Path, folder: Path, base: Path | None, runtime: str, least_bit
         (work / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
         files.write_json(work / "config.json", export_onnx.description(model, meta))
         (work / "README.md").write_text(export_onnx.readme(model, meta, notes), encoding="utf-8")
-        yield f"{folder / 'model.onnx'}: {(work / 'model.onnx').stat().st_size:,} bytes"
-        yield from notes
+        lines = [f"{folder / 'model.onnx'}: {(work / 'model.onnx').stat().st_size:,} bytes", *notes]
         if (run := runtimes.open(runtime, work / "model.onnx")) is None:
-            yield f"The numbers were not checked, because {runtime} is not installed: {INSTALL}"
-            return
+            return [*lines, f"The numbers were not checked, because {runtime} is not installed: {INSTALL}"]
         found = difference(model, run)
-        yield f"Checked in {runtime}, {ROWS} rows of random words: {found}."
+        lines.append(f"Checked in {runtime}, {ROWS} rows of random words: {found}.")
         if not export_onnx.is_static(model) or found.is_rounding:
-            return
+            return lines
         own = difference(model, in_double_precision(model))
         if found.median > TIMES * max(own.median, MEDIAN):
             raise UserError(f"{runtime} computes other numbers than the model file: nothing was written.")
-        yield f"Codes at ties, which rounding decides: torch in single and in double precision has {own}."
+        return [*lines, f"Codes at ties, which rounding decides: torch in single and in double precision has {own}."]
 
 
-def to_hf(path: Path, folder: Path, base: Path | None) -> Iterator[str]:
+def to_hf(path: Path, folder: Path, base: Path | None) -> list[str]:
     """Write decoded weights with configuration, tokenizer and model card into a new folder, for transformers."""
     from methods.use import export_hf
 
     with _writing(folder) as work:
         model, meta, tokenizer = _read(path, base)
         notes = export_hf.write(work, path, model, meta, tokenizer)
-        yield f"{folder / 'model.safetensors'}: {(work / 'model.safetensors').stat().st_size:,} bytes"
-        yield from notes
+        size = (work / "model.safetensors").stat().st_size
         found = difference(export_hf.without_activations(model), export_hf.opened(work, meta))
         if not found.is_rounding:
             raise UserError(f"transformers computes other numbers than the model file ({found}): nothing was written.")
-        yield f"Checked in transformers, {ROWS} rows of random words, no activations quantized on either side: {found}."
+        checked = f"Checked in transformers, {ROWS} rows of random words, no activations quantized on either side: {found}."
+        return [f"{folder / 'model.safetensors'}: {size:,} bytes", *notes, checked]
 
 
 def difference(model: nn.Module, run: Run) -> Difference:
@@ -162,6 +160,8 @@ def _needed(module: str):
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[Path]:
     """Yield a folder that becomes `folder`, once everything in it is written and right."""
+    if not folder.name:
+        raise UserError(f"{folder} has no name of its own: name a new folder.")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty: name a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -240,7 +240,7 @@ def _card(model: nn.Module, meta: dict, run: dict | None, notes: list[str]) -> s
         tags=["bert", "quantization", meta["method"]],
         **({"model_name": f"{meta['method']} {meta['task']}", "eval_results": results} if results else {}),
     )
-    source = " ".join(str(made[key]) for key in ("source", "id", "revision") if made.get(key))
+    source = " ".join(str(made[key]) for key in ("source", "dataset", "config", "revision") if made.get(key))
     text = CARD.format(
         **{key: meta[key] for key in ("method", "task", "seed", "max_length", "protocol", "step")},
         paper=_paper(meta["spec"]["family"]),

@@ -14,7 +14,7 @@ import numpy as np
 from methods import engine
 from methods.common import files, provenance
 from methods.common.errors import UserError
-from methods.scoring.rescore import read_run
+from methods.scoring.rescore import read_run, read_task
 from methods.tasks import data
 from methods.use.model import outputs_of
 
@@ -26,7 +26,7 @@ SEED = 0  # of the order in which rows and batches are timed
 
 def measure(folder: Path, data_path: Path, protocol: str = "last", threads: int | None = None, seconds: float = 2.0) -> dict:
     """Return the content of latency.json for a run's model; `seconds` bounds the timing of each batch size."""
-    run, task = read_run(folder), data.load(data_path)
+    run, task = read_run(folder), read_task(data_path)
     if run["status"] != "ok":
         return {"format": FORMAT, "engine": None, "reason": f"{run['status']}: {run['reason']}"}
     if run["ran_on"]["data"]["fingerprint"] != task.meta["data"]["fingerprint"]:

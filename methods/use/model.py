@@ -110,7 +110,13 @@ def tokenizer_of(path: Path, meta: dict, base: Path | None) -> str:
     places = [base] if base else [folder / name for folder in (*path.resolve().parents, results) for name in names]
     present = [place for place in places if base or place.is_file()]
     for place in present:
-        if sha256((text := encode.read_tokenizer(place)).encode()) == meta["tokenizer"]["sha256"]:
+        try:
+            text = encode.read_tokenizer(place)
+        except UserError:
+            if base:
+                raise
+            continue  # a file of somebody else's that lies above the model
+        if sha256(text.encode()) == meta["tokenizer"]["sha256"]:
             return text
     here = results / names[0]
     wrong = f"{present[0]} has another one" if present else f"no {names[0]} exists in a folder above it, nor {here}"

@@ -54,7 +54,8 @@ def _row(model: Model, line: bytes, number: int) -> Row:
     where = f"line {number} of the input"
     row = parse_object(line, where, columns)
     own = [row[name] for name in columns if name in row]
-    texts = own or [row[name] for name in GENERAL if row.get(name) is not None]
+    general = [row[name] for name in GENERAL if row.get(name) is not None]
+    texts = own if len(own) == len(columns) or len(own) >= len(general) else general
     if len(texts) < len(columns) and (unknown := [key for key in row if key not in (*columns, *GENERAL)]):
         raise UserError(f"{where}: {_unknown(unknown, columns, model.meta['task'])}")
     return model.row(texts, f"{where}: ")

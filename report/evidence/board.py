@@ -110,6 +110,11 @@ class Board:
         """Return those of the tasks that enter their suites' averages."""
         return [task for task in (self.tasks if tasks is None else tasks) if task in self.suite(task).averaged]
 
+    def averaged_of(self, suite: Suite) -> list[str]:
+        """Return the tasks of the suite's average: in the main suite those that the whole page speaks of."""
+        main = self.main_tasks()
+        return main if set(main) <= set(suite.averaged) else [task for task in suite.averaged if self.of_task(task)]
+
     def main_tasks(self) -> list[str]:
         """Return the tasks that one number sums up: the first suite's averaged ones, or else the first task alone.
 

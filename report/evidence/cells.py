@@ -47,6 +47,9 @@ SHARED = {
 }
 
 
+TOLD_BY_ABSENCE = ("data augmentation",)  # a run without it differs from one with it
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder: its record, the facts of its machine, and what was measured of it."""
@@ -178,7 +181,7 @@ def _read_benchmark(path: Path) -> dict | None:
         with path.open(encoding="utf-8", newline="") as file:
             row = next(csv.DictReader(file, delimiter="\t"))
         return {"seconds": _number(row["s"]), "max_rss_mib": _number(row["max_rss"])}
-    except (OSError, ValueError, KeyError, StopIteration):
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
         raise UserError(f"{path} is not a benchmark file of Snakemake: delete it, the cell does not need it.") from None
 
 
@@ -198,7 +201,7 @@ def _check_alike(runs: list[Run], primary: str) -> None:
         values = {}
         for run in runs:
             value = _value_at(run.record, place)
-            if value is not None:
+            if value is not None or name in TOLD_BY_ABSENCE:
                 values.setdefault(json.dumps(value, sort_keys=True), []).append(run)
         if len(values) > 1:
             (value, (a, *_)), (other, (b, *_)), *_ = values.items()
@@ -224,6 +227,8 @@ def _value_at(record: dict | None, place: tuple[str, ...]):
 
 def _in_brief(value: str) -> str:
     """Return a JSON value for a message: hashes are cut, whole recipes are left to the run's own file."""
+    if value == "null":
+        return " (none)"
     return "" if value.startswith("{") else f" ({json.loads(value)[:12]})"
 
 
@@ -281,15 +286,15 @@ def _size(runs: list[Run], primary: str) -> dict | None:
 
 def _latency(runs: list[Run], primary: str) -> dict | str:
     """Return the latency of the first seed that has one: models of one method have one shape, and so one time."""
-    for run in runs:
-        if run.latency and run.latency["engine"]:
-            model = run.record["files"].get(f"{primary}.safetensors")
-            if run.latency["model"] != model:
-                raise UserError(
-                    f"{run.folder / LATENCY} is of another model than {primary}.safetensors of this run: delete it, or "
-                    f"measure again with `python -m methods latency {run.folder} --protocol {primary} --data FILE`."
-                )
+    measured = [run for run in runs if run.latency and run.latency["engine"]]
+    for run in measured:
+        if run.latency["model"] == run.record["files"].get(f"{primary}.safetensors"):
             return run.latency
+    for run in measured:  # left over from models that are no longer there
+        raise UserError(
+            f"{run.folder / LATENCY} is of another model than {primary}.safetensors of this run: delete it, or "
+            f"measure again with `python -m methods latency {run.folder} --protocol {primary} --data FILE`."
+        )
     return next((run.latency for run in runs if run.latency), NOT_MEASURED)
 
 

@@ -1,7 +1,7 @@
 """Outcomes: every model's prediction for every example, packed small enough for a cell. Paired tests need nothing else.
 
-A run's predictions.npz holds logits, values or answer texts. A cell keeps labels as one byte, values and scores as four,
-deflated: fifteen bits an example at most, and mostly less than two. Only the first dev split is kept, whose metric counts.
+A run's predictions.npz holds logits, values or answer texts. A cell keeps labels as a byte or two, values and scores as
+four, deflated: of two classes mostly less than two bits an example. Only the first dev split is kept, whose metric counts.
 """
 
 import base64
@@ -16,6 +16,7 @@ import numpy as np
 from methods.common.errors import UserError
 
 TYPES = {"labels": np.dtype("u1"), "values": np.dtype("<f4"), "scores": np.dtype("<f4")}
+WIDE = np.dtype("<u2")  # of labels, where a task has more than a byte can tell apart
 MOST = 2**24  # bytes of an array, far above every dev set
 TOLERANCE = 0.01  # points by which a metric may be off when it is computed from four-byte numbers
 
@@ -50,12 +51,17 @@ def pack(runs: dict[int, Path], protocols: tuple[str, ...], metric: str) -> dict
 
 def to_json(outcomes: Outcomes) -> dict:
     kind, references = outcomes.kind, outcomes.references
+    arrays = [answers for of_seeds in outcomes.predictions.values() for answers in of_seeds.values()]
+    arrays += [] if references is None else [references]
+    wide = kind == "labels" and any(array.max(initial=0) > 255 for array in arrays)
+    as_type = WIDE if wide else TYPES[kind]
     return {
         "kind": kind,
+        **({"wide": True} if wide else {}),
         "key": outcomes.key,
-        "references": None if references is None else _squeeze(references, kind),
+        "references": None if references is None else _squeeze(references, as_type),
         "predictions": {
-            protocol: {str(seed): _squeeze(answers, kind) for seed, answers in of_seeds.items()}
+            protocol: {str(seed): _squeeze(answers, as_type) for seed, answers in of_seeds.items()}
             for protocol, of_seeds in outcomes.predictions.items()
         },
     }
@@ -64,9 +70,10 @@ def to_json(outcomes: Outcomes) -> dict:
 def unpack(packed: dict) -> Outcomes:
     """Return the outcomes of a cell; ValueError where they are damaged, or not as many for every seed."""
     kind = packed["kind"]
-    references = None if packed["references"] is None else _expand(packed["references"], kind)
+    as_type = WIDE if packed.get("wide") else TYPES[kind]
+    references = None if packed["references"] is None else _expand(packed["references"], as_type)
     predictions = {
-        protocol: {int(seed): _expand(text, kind) for seed, text in of_seeds.items()}
+        protocol: {int(seed): _expand(text, as_type) for seed, text in of_seeds.items()}
         for protocol, of_seeds in packed["predictions"].items()
     }
     arrays = [array for of_seeds in predictions.values() for array in of_seeds.values()]
@@ -107,11 +114,11 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode() + array.tobytes()).hexdigest()
 
 
-def _squeeze(array: np.ndarray, kind: str) -> str:
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(array, TYPES[kind]).tobytes())).decode("ascii")
+def _squeeze(array: np.ndarray, as_type: np.dtype) -> str:
+    return base64.b64encode(zlib.compress(np.ascontiguousarray(array, as_type).tobytes())).decode("ascii")
 
 
-def _expand(text: str, kind: str) -> np.ndarray:
+def _expand(text: str, as_type: np.dtype) -> np.ndarray:
     """Return an array that `_squeeze` packed. A few bytes may unfold to gigabytes, so no more than MOST are unfolded."""
     packed = zlib.decompressobj()
     try:
@@ -120,4 +127,4 @@ def _expand(text: str, kind: str) -> np.ndarray:
         raise ValueError(error) from None
     if not packed.eof:
         raise ValueError(f"an array is cut or larger than {MOST} bytes")
-    return np.frombuffer(content, TYPES[kind])
+    return np.frombuffer(content, as_type)

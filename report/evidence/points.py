@@ -206,7 +206,8 @@ def drops_by_bits(evidence: Evidence) -> list[BitLines]:
 def _bit_lines(evidence: Evidence, methods: dict[float, str]) -> list[BitLine]:
     lines, whole = [], []
     for task in evidence.board.tasks:
-        scores = [(bits, evidence.score(method, task)) for bits, method in methods.items()]
+        alike = {bits: method for bits, method in methods.items() if evidence.board.comparable(method, task)}
+        scores = [(bits, evidence.score(method, task)) for bits, method in alike.items()]
         known = [(bits, score.drop) for bits, score in scores if score is not None and score.drop is not None]
         if known:
             lines.append(BitLine(evidence.board.task_title(task), known))

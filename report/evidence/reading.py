@@ -41,7 +41,7 @@ def _failure(logs: Path) -> str | None:
     for log in sorted(logs.glob("*.log")):
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        if last.startswith("error:") or re.match(r"\w*(Error|Exception|Interrupt)\b", last):
+        if last.startswith("error:") or re.match(r"[\w.]*(Error|Exception|Interrupt)\b", last):
             return last.removeprefix("error: ")
     return None
 
@@ -69,7 +69,9 @@ def _read_cell(path: Path) -> dict:
         raise UserError(f"{path} lacks its own primary metric {metric}: delete it and make it again with Snakemake.")
     try:
         if packed := cell["measured"].get("outcomes"):
-            unpack(packed)
+            seeds = {seed["seed"] for seed in cell["measured"]["seeds"] if seed["scores"] is not None}
+            if any(set(of_seeds) != seeds for of_seeds in unpack(packed).predictions.values()):
+                raise ValueError("they are not of the seeds that are scored")
     except ValueError as error:
         raise UserError(f"{path}: its outcomes are damaged ({error}): delete it and make it again with Snakemake.") from None
     return cell

@@ -32,7 +32,8 @@ def drawings(evidence: Evidence, axis: str) -> Iterator[tuple[str, Callable[[], 
 def against(evidence: Evidence, axis: str, prefix: str) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """Yield a plot for each suite's average and for each task that has points."""
     board = evidence.board
-    scopes = {f"average_{suite.name}": suite.averaged for suite in board.suites if len(suite.averaged) > 1}
+    averaged = {f"average_{suite.name}": board.averaged_of(suite) for suite in board.suites}
+    scopes = {name: tasks for name, tasks in averaged.items() if len(tasks) > 1}
     scopes |= {task: [task] for task in board.tasks}
     for name, tasks in scopes.items():
         points = cloud(evidence, tasks, axis_of(board, axis))

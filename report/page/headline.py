@@ -106,14 +106,16 @@ class _Opening:
             if mean is not None:
                 gaps.append(mean - cell["measured"]["baseline"]["metrics"][cell["measured"]["metric"]])
         if not gaps:
-            return f"Every run of {title} diverged." if cells else "No cell could be made."
-        above = sum(gap > 0 for gap in gaps)
+            return f"Every run of {title} diverged."
+        above, gap = sum(gap > 0 for gap in gaps), fmean(gaps)
         if len(cells) == 1:
             where = f"on {self.board.task_title(cells[0]['request']['task'])}"
-        else:
-            where = f"on all {len(cells)} tasks" if above == len(cells) else f"on {above} of {plural(len(cells), 'task')}"
-        average = " on average" if len(gaps) > 1 else ""
-        return f"{title} beats the constant answer {where}, by {score(fmean(gaps))} points{average}."
+            if gap <= 0:
+                return f"{title} ends {score(-gap)} points below the constant answer {where}."
+            return f"{title} beats the constant answer {where}, by {score(gap)} points."
+        where = f"on all {len(cells)} tasks" if above == len(cells) else f"on {above} of {plural(len(cells), 'task')}"
+        average = f"{score(abs(gap))} points {'above' if gap > 0 else 'below'} it on average"
+        return f"{title} beats the constant answer {where}, and ends {average}."
 
     # What the sentences speak of, and of what they do not
 
@@ -141,8 +143,12 @@ class _Opening:
                 yield method, "a seed diverged"
             elif method in self.losses:
                 yield method, "not smaller than full precision"
+            elif not (full := self.board.full_precision):
+                yield method, "no loss is known"
+            elif not all(self.board.scored(full, task) for task in self.tasks):
+                yield method, "full precision has no score there"
             else:
-                yield method, "no seed in common with full precision" if self.board.full_precision else "no loss is known"
+                yield method, "no seed in common with full precision"
 
     def _diverged(self, method: str) -> int:
         return self.evidence.diverged(method, self.tasks)[0]

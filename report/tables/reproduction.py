@@ -176,7 +176,7 @@ def _own_conditions(evidence: Evidence, cell: dict) -> str | None:
     method, task = cell["request"]["method"], cell["request"]["task"]
     if cell["ran_on"]["data"] == "generated":
         return "our data are generated"
-    if not str(cell["ran_on"]["base"]["id"]).endswith(BASE):
+    if str(cell["ran_on"]["base"]["id"]).rpartition("/")[2] != BASE:
         return "our base model is another one"
     if partial_note(cell):
         return "our data are partial"

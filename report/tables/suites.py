@@ -14,7 +14,7 @@ from report.evidence.latency import Speed
 from report.tables.table import Entry, Fact, Row, Table
 from report.wording import CONVENTIONS, active, augmentation, bits, count, joined, mib, points, score, shown_metrics
 
-REJECTED = "after Holm's correction of all tests of this table"
+REJECTED = "after Holm's correction of this table's tests (tasks and averages apart)"
 
 
 def tables(evidence: Evidence) -> list[Table]:
@@ -39,7 +39,7 @@ def table(evidence: Evidence, suite: Suite, protocol: str) -> Table:
         place: replace(entry, best=place in best, odd_n=not entry.status and entry.primary["n"] != usual_n)
         for place, entry in entries.items()
     }
-    averaged = _averaged(board, suite)
+    averaged = board.averaged_of(suite)
     rows = _rows(evidence, methods, [[entries[method, task] for task in tasks] for method in methods], averaged, protocol)
     return Table(
         device=board.latencies.setting.title if board.latencies.setting else None,
@@ -53,12 +53,6 @@ def table(evidence: Evidence, suite: Suite, protocol: str) -> Table:
         baseline=[(task, board.of_task(task)[0]["measured"]["baseline"]) for task in tasks],
         notes=list(_notes(board, tasks, averaged, rows, usual_n)),
     )
-
-
-def _averaged(board: Board, suite: Suite) -> list[str]:
-    """Return the tasks of the suite's average: in the main suite those that the whole page speaks of."""
-    main = board.main_tasks()
-    return main if set(main) <= set(suite.averaged) else [task for task in suite.averaged if board.of_task(task)]
 
 
 # Entries

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,50 @@ def test_a_closed_session_says_so(tmp_path):
     assert session.memory == 0
     with pytest.raises(ValueError, match="closed"):
         session(*rows_of([3]))
+
+
+def test_a_session_is_let_go_when_its_last_answer_is_there(tmp_path):
+    session = session_on(save(tmp_path / "m.safetensors", MODELS["float"]))
+    rows, begun, outcomes = rows_of([64] * 64), threading.Event(), []
+
+    def ask():
+        try:
+            while True:
+                outcomes.append(session(*rows))
+                begun.set()
+        except ValueError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    session.close()
+    for thread in threads:
+        thread.join()
+    assert outcomes[-2:] == ["the session is closed"] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_answers_and_ends(tmp_path):
+    path = save(tmp_path / "m.safetensors", MODELS["float"])
+    code = f"""
+import os, sys, time
+from methods.engine.session import Session
+from tests.fixtures.engines import rows_of
+session = Session({str(path)!r}, 2)
+first = session(*rows_of([3, 9]))
+time.sleep(0.2)  # the workers sleep now
+if child := os.fork():
+    _, status = os.waitpid(child, 0)
+    session.close()
+    sys.exit(os.waitstatus_to_exitcode(status))
+same = all((a == b).all() for a, b in zip(first, session(*rows_of([3, 9]))))
+session.close()
+sys.exit(0 if same else 3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60)
+    assert done.returncode == 0
 
 
 def test_numbers_that_leave_the_floats_are_no_answer(tmp_path):

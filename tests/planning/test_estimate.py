@@ -8,6 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from methods.common.errors import UserError
 from methods.planning import estimate, page
 from methods.planning.estimate import longest_line, run_seconds, shapes_for
 from methods.planning.rehearsal import Cost, Costs, Hook, Measured, fitted, without_numbers
@@ -124,6 +125,31 @@ def test_rows_of_a_mirror_are_counted_where_it_holds_a_part(tmp_path):
     found = catalogue.load({"preset": "small", "data": {"mirror": str(tmp_path)}})
     mine = rows_of(found, "rte", tmp_path)
     assert (len(mine.train), len(mine.dev)) == (30, 7)
+
+
+def test_a_damaged_file_of_a_mirror_is_one_line(tmp_path):
+    folder = tmp_path / "nyu-mll/glue/rte"
+    folder.mkdir(parents=True)
+    (folder / "train-00000-of-00001.parquet").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet is damaged .*: copy it from the hub again"):
+        rows_of(catalogue.load({"preset": "small", "data": {"mirror": str(tmp_path)}}), "rte", tmp_path)
+
+
+def test_a_preset_of_models_of_ones_own_makes_no_base():
+    untrained = Measured({}, costs(steps=(), hooks=()), False)
+    config = catalogue.load({"preset": "demo"}).config
+    assert estimate._base_seconds(config, {"rtn_8bit": untrained}) == 0.0
+
+
+def test_rows_longer_than_every_bucket_are_timed_at_their_own_length():
+    longest = dataclasses.replace(rows(length=1000), max_length=1024)
+    assert shapes_for({"num_hidden_layers": 2, "hidden_size": 64}, [longest], 8, "cpu").many[1] in (1000, 1024)
+
+
+def test_the_shape_of_a_base_in_a_folder_is_that_of_its_configuration(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 99}')
+    found = catalogue.load({"preset": "paper", "base": {"source": "folder", "path": str(tmp_path)}})
+    assert estimate.base_shape(found, tmp_path / "results")["hidden_size"] == 99
 
 
 def test_full_padding_makes_every_row_as_wide_as_the_longest(tmp_path):

@@ -111,6 +111,34 @@ def test_a_task_of_the_second_configuration_needs_no_more_seeds_than_that_names(
     assert list(found["cells"]) == [*ALL, "fp32_sst2"] and found["fewer_seeds"] == {}
 
 
+def test_nothing_is_published_where_one_cell_is_refused(root):
+    folder = publish(root, *ALL)
+    before = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    for name, change in (("fp32_rte", {"python": "3.99"}), ("lsq_4bit_rte", {"git_dirty": True})):
+        cell = json.loads((root / f"made/{name}.json").read_text())
+        cell["ran_on"]["volatile"]["machines"][0]["machine"] |= change
+        write_json(root / f"made/{name}.json", cell)
+    with pytest.raises(UserError, match=r"lsq_4bit_rte.json was made from code that is in no commit"):
+        publish(root, "fp32_rte", "lsq_4bit_rte")
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.json")}
+
+
+def test_no_figure_of_what_is_no_longer_there_stays(root):
+    folder = publish(root, *ALL)
+    for path in folder.glob("cells/*_rte.json"):
+        path.unlink()
+    publish(root)
+    assert not list(folder.glob("figures/*rte*")) and list(folder.glob("figures/*stsb*"))
+
+
+def test_a_published_cell_that_is_no_longer_named_is_one_line(root):
+    publish(root, *ALL)
+    names = json.dumps({"preset": "paper", "methods": METHODS[:2], "tasks": TASKS, "seeds": [1, 2, 3]})
+    (root / "config/reference.yaml").write_text(names)
+    with pytest.raises(UserError, match=r"lsq_4bit_rte.json: .* do not name this cell"):
+        publish(root)
+
+
 @pytest.mark.parametrize("change", [{"git_commit": None}, {"git_dirty": True}])
 def test_a_cell_of_changed_code_is_refused(root, change):
     path = root / "made/lsq_4bit_rte.json"

@@ -93,6 +93,13 @@ def test_files_of_the_users_own_are_found_in_the_other_folder(tmp_path, monkeypa
         assert (folder / "data/train.csv").read_text() == "text,label\n"
     with pytest.raises(UserError, match="write an absolute path"):
         making.make(folder, [], 1, ["../train.csv"])
+    making.make(tmp_path, [], 1, ["data/train.csv"])  # the folder of the user's own files
+    (folder / "data/mine.csv").write_text("made by somebody")
+    (tmp_path / "data/mine.csv").write_text("text,label\n")
+    with pytest.raises(UserError, match=r"is in the place of data/mine.csv"):
+        making.make(folder, [], 1, ["data/mine.csv"])
+    assert (tmp_path / "data/train.csv").read_text() == "text,label\n"
+    assert (folder / "data/mine.csv").read_text() == "made by somebody"
 
 
 def test_the_files_of_a_task_belong_to_its_trials(monkeypatch):
@@ -102,8 +109,15 @@ def test_the_files_of_a_task_belong_to_its_trials(monkeypatch):
         catalogue, "read_yaml", lambda path: read(path) | ({"mine": entry} if path.name == "tasks.yaml" else {})
     )
     own = tuning.plan("lsq_4bit_mine", {"lr": [2e-5]}, SETTINGS).own
-    assert own == ["data/a.csv", "data/b.csv", "model/config.json", "model/model.safetensors"]
+    assert own == ["data/a.csv", "data/b.csv", "model"]
     assert tuning.plan("lsq_4bit_rte", {"lr": [2e-5]}, SETTINGS).own == []
+
+
+def test_trials_of_a_method_with_augmented_rows_have_them_too():
+    settings = catalogue.merge(SETTINGS, {"augmentation": {"methods": ["lsq_4bit"], "tasks": ["rte"]}})
+    found = catalogue.load(tuning.plan("lsq_4bit_rte", {"lr": [2e-5]}, settings).config)
+    assert all(found.augmentation(name, "rte") for name in ("lsq_4bit", "lsq_4bit_lr_2em05"))
+    assert not found.augmentation("lsq_8bit", "rte")
 
 
 # --- what is said ---------------------------------------------------------------------------------------------------

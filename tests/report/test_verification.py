@@ -111,11 +111,14 @@ def test_another_request_or_other_rows_are_refused_in_one_line(reference, change
 def test_the_reference_decides_configuration_and_seeds_and_this_machine_the_mirror(reference):
     request = {**reference["request"], "preset": "small"}
     request["overrides"] = {"data": {"mirror": "/elsewhere"}, "budget": {"train_rows": 50}}
-    words = verification.snakemake_words(request, None)
+    words = verification.snakemake_words(request, verification.configuration(request, None))
     assert words[0] == "results/lsq_4bit_mrpc.json"
     assert {"preset=small", "seeds=[1, 2, 3]", "latency=false", 'budget={"train_rows": 50}'} <= set(words)
     assert not any("elsewhere" in word for word in words)
-    assert any(word.endswith('here"}') for word in verification.snakemake_words(request, "here"))
+    assert any(
+        word.endswith('here"}')
+        for word in verification.snakemake_words(request, verification.configuration(request, "here"))
+    )
 
 
 def test_the_command_ends_with_1_where_the_cell_does_not_land(reference, tmp_path, capsys):

@@ -40,6 +40,19 @@ def test_a_run_is_confirmed_through_evaluate(finished, sst2_path, capsys):
     assert (code, out.splitlines()) == (0, expected)
 
 
+def test_a_sealed_file_of_another_kind_is_no_task_file(finished, base_path, capsys):
+    for path in (base_path, finished / "last.safetensors"):
+        code, _, error = score(finished, path, capsys)
+        assert code == 1 and f"{path} is no task file: name the results/PRESET/data/TASK.safetensors" in error
+
+
+def test_a_search_has_no_scores(finished, sst2_path, tmp_path, capsys):
+    run = json.loads((finished / "run.json").read_text()) | {"scores": None, "files": {"allocation.json": "0" * 64}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    code, _, error = score(tmp_path, sst2_path, capsys)
+    assert code == 1 and "is a search: it has no model and no scores" in error
+
+
 def damage(folder, how: str) -> None:
     path, run = folder / "predictions.npz", json.loads((folder / "run.json").read_text())
     match how:

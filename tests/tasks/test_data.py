@@ -143,6 +143,12 @@ def test_questions_on_one_passage_are_held_out_together():
     assert len(validation) == 9 and not set(train) & set(validation)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_a_share_that_leaves_no_row_on_a_side_is_one_line(share):
+    with pytest.raises(UserError, match=r"data.held_out: 0\.\d+ of 12 training rows leaves no row on one side"):
+        held_out([f"passage {row}" for row in range(12)], share)
+
+
 def test_a_text_of_more_rows_than_are_held_out_is_on_both_sides():
     train, validation = held_out(["one passage"] * 12)
     assert len(train) == 9 and len(validation) == 3
@@ -185,6 +191,16 @@ def test_a_truncated_file_is_named(mirror):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet is damaged"):
         rte(mirror)
+
+
+def test_a_mirror_below_a_cache_is_checked_as_any_other(mirror):
+    hidden = mirror.parent / ".cache/mirror"
+    hidden.parent.mkdir()
+    mirror.rename(hidden)
+    path = hidden / "nyu-mll/glue/rte/train-00000-of-00001.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet is damaged"):
+        rte(hidden)
 
 
 def test_a_flipped_byte_is_found_where_the_mirror_states_sums(mirror):
@@ -262,6 +278,10 @@ def test_without_network_and_mirror_there_is_one_line_at_once(tmp_path, monkeypa
     with pytest.raises(UserError, match="run `snakemake prefetch` on a machine with network"):
         hub.prefetch([], None)
     assert time.monotonic() - start < 5
+    for wrong in ("a.mirror", ""):  # without a scheme, and set to nothing
+        monkeypatch.setenv("HF_ENDPOINT", wrong)
+        monkeypatch.setattr(hub.urllib.request, "urlopen", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
+        assert not hub.reachable()
 
 
 def test_a_hub_that_breaks_off_is_asked_once(tmp_path, monkeypatch):

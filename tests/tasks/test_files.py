@@ -166,3 +166,10 @@ def test_own_rows_are_whole_whatever_their_number_and_carry_the_defaults_of_thei
 def test_text_files_are_read_without_libraries_of_tables():
     loaded = modules_after("from methods.tasks import encode, files, sources")
     assert not {"torch", "datasets", "pandas", "pyarrow", "transformers"} & loaded
+
+
+def test_a_text_longer_than_the_librarys_limit_is_read(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text('text,label\n"' + "word " * 40_000 + '",0\n')
+    ((_, row),) = files.read(path, ["text", "label"])
+    assert len(row["text"]) == 200_000

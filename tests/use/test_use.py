@@ -21,7 +21,7 @@ from methods.common.errors import UserError
 from methods.model import artifact
 from methods.model.encoder import build, wordpiece, write_base
 from methods.tasks import demo, encode
-from methods.use import Model, inspection
+from methods.use import Model, inspection, prediction
 from report.evidence.cells import make_cell
 from report.evidence.outcomes import unpack
 from tests.fixtures.runs import ABOUT
@@ -233,10 +233,33 @@ def test_the_tokenizer_is_looked_for_above_the_file_then_in_the_results_then_und
         reference(model, other.folder / "base.safetensors")
     expected = reference(model_of(found))(rows)
     assert reference(model, found.folder / "base.safetensors")(rows) == expected
+    (tmp_path / "elsewhere/base.safetensors").write_bytes(b"of another program")
     (tmp_path / "base.safetensors").write_bytes((other.folder / "base.safetensors").read_bytes())
     (tmp_path / "results/demo").mkdir(parents=True)
     (tmp_path / "results/demo/base.safetensors").write_bytes((found.folder / "base.safetensors").read_bytes())
     assert reference(model)(rows) == expected, "another preset's base model above the file is passed over"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_an_answer_that_cannot_be_written_is_one_line(world):
+    command = [sys.executable, "-m", "methods", "inspect", str(model_of(world("sst2")))]
+    environment = {**os.environ, "PYTHONPATH": str(catalogue.ROOT)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert done.returncode == 1 and done.stderr.startswith("error: No space is left")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_closed_streams_are_no_mistake(world):
+    command = f"{sys.executable} -m methods inspect {model_of(world('sst2'))} >&- 2>&-"
+    done = subprocess.run(command, shell=True, env={**os.environ, "PYTHONPATH": str(catalogue.ROOT)})
+    assert done.returncode == 0
+
+
+def test_a_task_with_a_column_named_text_takes_text_and_pair(world):
+    model = SimpleNamespace(meta={"columns": ["text", "hypothesis"], "task": "mine"}, row=lambda texts, where: texts)
+    assert prediction._row(model, b'{"text": "a", "pair": "b"}', 1) == ["a", "b"]
+    assert prediction._row(model, b'{"text": "a", "hypothesis": "b", "pair": "c"}', 1) == ["a", "b"]
 
 
 def test_predict_works_in_a_pipe_and_imports_no_library_of_data_sets(world):

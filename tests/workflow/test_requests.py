@@ -104,6 +104,40 @@ def test_a_mistake_in_a_stanza_of_the_configuration_is_one_line(own, line):
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_recipe_for_a_task_that_does_not_exist_is_one_line():
+    slow = {**SLOW, "recipe": {"lr": [1e-4, {"mprc": 3e-4}, "tried by hand"]}}
+    with pytest.raises(UserError, match=r"slow.recipe.lr: unknown task 'mprc'. Did you mean 'mrpc'"):
+        catalogue.load({**DEMO, "stanzas": {"slow": slow}})
+
+
+@pytest.mark.parametrize("base", [{"source": "hub"}, {"source": "folder"}])
+def test_a_base_without_its_place_is_one_line(base):
+    with pytest.raises(UserError, match=r"configuration: base: '(id|path)' is a required property"):
+        catalogue.load({**DEMO, "base": base})
+
+
+@pytest.mark.parametrize("preset", ["demo", "small"])
+def test_a_base_from_elsewhere_takes_nothing_over_from_the_presets(preset):
+    base = {"source": "folder", "path": "/somewhere/bert"}
+    found = catalogue.load({"preset": preset, "base": base})
+    assert found.config["base"] == base
+    assert catalogue.load({"preset": preset, **found.changes}).config["base"] == base  # as a cell records it
+
+
+def test_another_model_of_the_hub_takes_over_no_checksum():
+    base = {"source": "hub", "id": "prajjwal1/bert-tiny", "revision": "0" * 40}
+    found = catalogue.load({"preset": "small", "base": base})
+    assert found.config["base"] == base == catalogue.load({"preset": "small", **found.changes}).config["base"]
+
+
+def test_a_part_of_a_base_is_laid_over_the_presets():
+    assert catalogue.load({**DEMO, "base": {"layers": 2}}).config["base"]["hidden"] == 128
+
+
+def test_generated_data_need_no_repository():
+    assert catalogue.load({"preset": "demo"}).repositories() == []
+
+
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])
 def test_every_preset_lists_methods_that_have_cells(preset):
     found = catalogue.load({"preset": preset})

@@ -54,7 +54,7 @@ def ancestors(wildcards):
 
 def ancestor_options(wildcards):
     found = CATALOGUE.ancestors(wildcards.method, wildcards.task, int(wildcards.seed))
-    return " ".join(f"--ancestor {role}={work(*run)}" for role, run in found.items())
+    return " ".join(f"--ancestor {shlex.quote(f'{role}={work(*run)}')}" for role, run in found.items())
 
 
 def base_of(wildcards):

@@ -9,6 +9,7 @@ from snakemake.cli import parse_config
 
 from methods.common.errors import UserError
 from report.__main__ import main
+from report.evidence import cells
 from report.evidence.cells import command, make_cell, read_run, thin
 from report.evidence.comparison import compare
 from report.page.page import render
@@ -179,6 +180,9 @@ def test_benchmark_is_read_where_there_is_one(tmp_path):
     assert read_run(folder).benchmark == {"seconds": 16.5, "max_rss_mib": 512.25}
     (folder / "benchmark.tsv").write_text("s\th:m:s\tmax_rss\n0.5\t0:00:00\t-\n")
     assert read_run(folder).benchmark == {"seconds": 0.5, "max_rss_mib": None}
+    (folder / "benchmark.tsv").write_text("s\th:m:s\tmax_rss\n0.5\n")
+    with pytest.raises(UserError, match="is not a benchmark file of Snakemake"):
+        read_run(folder)
 
 
 # Runs that are not averaged
@@ -277,6 +281,20 @@ def test_a_cell_takes_up_the_latency_of_the_first_seed_that_has_one(tmp_path):
     assert make_cell([one, two], "last", ABOUT)["measured"]["latency"] == measured
     assert make_cell([one], "last", ABOUT)["measured"]["latency"]["reason"] == "diverged: loss became nan"
     assert make_cell([one, two], "last", ABOUT, latency=False)["measured"]["latency"] == "not measured"
+
+
+def test_the_latency_of_a_model_that_is_no_longer_there_is_passed_over(tmp_path):
+    one, two = (write_run(tmp_path / str(seed), run_record(seed=seed)) for seed in (1, 2))
+    write_latency(one, model=digest("an earlier model"))
+    measured = write_latency(two)
+    assert make_cell([one, two], "last", ABOUT)["measured"]["latency"] == measured
+
+
+def test_seeds_with_and_without_augmented_rows_are_not_averaged(tmp_path):
+    records = [run_record(seed=seed) for seed in (1, 2)]
+    records[0]["ran_on"]["data"]["augmentation"] = {"copies": 2}
+    with pytest.raises(UserError, match="their data augmentation differs"):
+        cells._check_alike([cells.Run(tmp_path / str(at), record, {}, None) for at, record in enumerate(records)], "last")
 
 
 def test_only_the_latency_changes_when_it_is_measured_again(tmp_path):

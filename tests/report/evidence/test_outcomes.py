@@ -10,7 +10,7 @@ import pytest
 
 from methods.common.errors import UserError
 from report.evidence.cells import make_cell
-from report.evidence.outcomes import unpack
+from report.evidence.outcomes import Outcomes, to_json, unpack
 from tests.fixtures.runs import ABOUT, run_record, write_run
 
 REFERENCES = np.array([0, 1, 1, 0] * 25)
@@ -47,6 +47,15 @@ def test_labels_come_back_seed_by_seed(tmp_path):
     assert (found.kind, found.examples) == ("labels", 100)
     assert (found.references == REFERENCES).all()
     assert [int((found.predictions["best"][seed] == REFERENCES).sum()) for seed in (1, 2)] == [62, 71]
+
+
+def test_labels_of_more_classes_than_a_byte_holds_come_back():
+    references, answers = np.array([5, 299, 10, 256]), np.array([261, 299, 10, 0])
+    packed = to_json(Outcomes("labels", "k" * 64, references, {"last": {1: answers}}))
+    found = unpack(json.loads(json.dumps(packed)))
+    assert (found.references == references).all() and (found.predictions["last"][1] == answers).all()
+    narrow = to_json(Outcomes("labels", "k" * 64, references % 256, {"last": {1: answers % 256}}))
+    assert packed["wide"] is True and "wide" not in narrow
 
 
 def test_values_and_scores_of_answers_are_kept(tmp_path):

@@ -2,7 +2,10 @@
 
 import json
 
-from report.evidence.reading import failures, missing
+import pytest
+
+from methods.common.errors import UserError
+from report.evidence.reading import failures, missing, read_cells
 from tests.fixtures import cells as fixture
 
 
@@ -19,11 +22,22 @@ def test_another_presets_cell_of_the_same_name_is_missing(tmp_path):
 
 
 def test_a_cell_is_missing_because_a_run_or_its_nearest_ancestor_failed(tmp_path):
-    for name, last in (("fp32", "error: The disk is full."), ("half", "KeyError: 'x'"), ("lsq_4bit", "lsq_4bit: 3 of 9")):
+    lasts = {"fp32": "error: The disk is full.", "half": "torch.OutOfMemoryError: 9 GiB", "lsq_4bit": "lsq_4bit: 3 of 9"}
+    for name, last in lasts.items():
         (tmp_path / name / "rte").mkdir(parents=True)
         (tmp_path / name / "rte/1.log").write_text(f"begins\n{last}\n\n")
     paths = [tmp_path / "results/fp32_rte.json", tmp_path / "lsq_4bit_rte.json", tmp_path / "twn_2bit_rte.json"]
     assert failures(paths, tmp_path, {"lsq_4bit": ["half", "fp32"]}) == {
         ("fp32", "rte"): "The disk is full.",
-        ("lsq_4bit", "rte"): "its ancestor half failed: KeyError: 'x'",
+        ("lsq_4bit", "rte"): "its ancestor half failed: torch.OutOfMemoryError: 9 GiB",
     }
+
+
+def test_predictions_of_other_seeds_than_are_scored_are_damaged(tmp_path):
+    (cell,) = fixture.board(("fp32",), ("rte",), seeds=(1, 2), rows=60)
+    for of_seeds in cell["measured"]["outcomes"]["predictions"].values():
+        of_seeds.pop("2")
+    path = tmp_path / "fp32_rte.json"
+    path.write_text(json.dumps(cell))
+    with pytest.raises(UserError, match=r"outcomes are damaged .they are not of the seeds that are scored"):
+        read_cells([path])

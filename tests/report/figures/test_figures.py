@@ -14,6 +14,7 @@ from report import figures
 from report.__main__ import main
 from report.evidence.comparison import compare
 from report.evidence.points import AXES, axes, cloud, drops_by_bits
+from report.figures import size
 from report.figures.style import apart
 from report.page.page import render
 from tests.fixtures import cells as fixture
@@ -132,6 +133,25 @@ def test_drops_by_bits_are_drawn_for_every_family_with_several_widths(cells):
     assert lines["mean of 2 tasks"] == [(2, pytest.approx(sum(two) / 2)), (4, pytest.approx(sum(four) / 2))]
     alone = [cell for cell in cells if cell["request"]["method"] not in ("lsq_2bit", "rtn_2bit")]
     assert drops_by_bits(compare(alone)) == []
+
+
+def test_a_cell_that_cannot_be_compared_is_on_no_line_by_bits(cells):
+    lsq = [cell for cell in copy.deepcopy(cells) if cell["request"]["method"].startswith(("fp32", "lsq"))]
+    odd = cell_at(lsq, "lsq_2bit", "rte")
+    odd["ran_on"]["base"]["sha256"] = "0" * 64
+    (chart,) = drops_by_bits(compare(lsq))
+    (line,) = [line for line in chart.lines if line.title == "RTE"]
+    assert 2.0 not in dict(line.points)
+
+
+def test_the_figure_of_an_average_is_over_the_tables_tasks(cells):
+    some = fixture.board(("fp32", "lsq_4bit", "lsq_2bit", "twn_2bit"), ("mrpc", "rte"), rows=100)
+    some += fixture.board(("fp32",), ("sst2",), rows=100)
+    evidence = compare(some)
+    drawings = dict(size.drawings(evidence, "paper"))
+    assert evidence.board.main_tasks() == ["mrpc", "rte"] and "size_average_glue" in drawings
+    (suite,) = evidence.board.suites
+    assert len(cloud(evidence, evidence.board.averaged_of(suite), AXES["paper"]).points) == 4
 
 
 def test_labels_are_moved_apart():

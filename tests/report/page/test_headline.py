@@ -125,6 +125,21 @@ def test_without_full_precision_the_teacher_and_without_a_teacher_the_constant_a
     )
     full = [cell_at(cells, "fp32", "rte")]
     assert headline(compare(full)).result.startswith("Full precision beats the constant answer on RTE, by ")
+    both = [*full, cell_at(cells, "fp32", "mrpc")]
+    assert (
+        "on all 2 tasks, and ends" in headline(compare(both)).result
+        and "above it on average" in headline(compare(both)).result
+    )
+    score(cells, "fp32", "rte", 30.0, 30.0, 30.0)
+    assert re.fullmatch(
+        r"Full precision ends \d+\.\d points below the constant answer on RTE\.", headline(compare(full)).result
+    )
+
+
+def test_a_method_without_full_precision_on_its_tasks_is_named_with_that_reason(cells):
+    without = [cell for cell in cells if cell is not cell_at(cells, "fp32", "rte")]
+    few = [cell for cell in without if cell["request"]["method"] == "fp32" or cell["request"]["task"] == "rte"]
+    assert "no seed in common" not in headline(compare(few)).scope
 
 
 def test_a_board_on_which_all_diverged_says_so(cells):

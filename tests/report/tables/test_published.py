@@ -196,6 +196,7 @@ def test_runs_that_are_missing_failed_or_diverged(cells):
     [
         (lambda on: on.update(data="generated"), "our data are generated"),
         (lambda on: on["base"].update(id="prajjwal1/bert-tiny"), "our base model is another one"),
+        (lambda on: on["base"].update(id="nlpaueb/legal-bert-base-uncased"), "our base model is another one"),
         (lambda on: on["dataset"].update(partial=True), "our data are partial"),
     ],
 )
