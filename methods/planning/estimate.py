@@ -212,10 +212,10 @@ def base_shape(catalogue, folder: Path) -> dict:
         names |= {"intermediate": "intermediate_size", "positions": "max_position_embeddings"}
         return {"vocab_size": GENERATED_WORDS} | {name: base[key] for key, name in names.items()}
     if base["source"] == "folder":
-        from methods.model.encoder import read_config
+        from methods.model.encoder import known, read_config
         from methods.tasks.hub import model_files
 
-        return read_config(model_files(base, None))
+        return known(read_config(model_files(base, None)))
     if base["id"] not in SHAPES:
         raise UserError(
             f"The shape of {base['id']} is not known before it is fetched: run `python -m methods base --preset "

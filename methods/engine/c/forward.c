@@ -591,8 +591,8 @@ static int32_t make_room(Engine *e, int64_t tokens, int64_t rows, int64_t length
     e->pooled = keep(store, (e->by_token ? t : r) * e->hidden * f);
     e->starts = keep(store, r * (int64_t)sizeof(int64_t));
     e->threads = keep(store, pool_threads(e->pool) * (int64_t)sizeof(Thread));
-    int32_t whole =
-        e->hidden_states && e->wide && e->context && (e->inner || !most->most_inner) && e->first && e->pooled && e->starts && e->threads;
+    int32_t whole = e->hidden_states && e->wide && e->context && (e->inner || !most->most_inner) && e->first && e->pooled &&
+                    e->starts && e->threads;
     for (int32_t i = 0; i < 2; i++) {
         Operand *o = &e->operands[i];
         *o = (Operand){.codes = keep(store, t * columns), .alpha = keep(store, t * f), .beta = keep(store, t * f)};
