@@ -218,7 +218,6 @@ WRONG_STANZAS = {
     "two ancestors in a role": ({"ancestors": {"init": ["fp32"]}}, "ancestors.init: expected the name of one method."),
     "a role that a shell would run": ({"ancestors": {"x; rm y": "fp32"}}, "ancestors: 'x; rm y' is no role"),
     "like two": ({"like": ["twn_2bit"]}, "mine.like: expected one name."),
-    "like none": ({"like": None}, "mine.like: expected one name."),
     "two families": ({"family": ["fp32"]}, "mine.family: expected one name."),
     "a recipe in a list": ({"recipe": [1]}, "mine.recipe: expected a mapping."),
     "a family of its own": ({"like": "nobody"}, "mine.like: unknown method 'nobody'."),
