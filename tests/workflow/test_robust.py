@@ -141,7 +141,7 @@ def test_a_run_made_by_hand_has_the_bytes_of_one_made_by_snakemake(project, monk
     program = f"""
 import json, sys
 from workflow import catalogue
-catalogue.read_config = lambda: {QUICK!r}
+catalogue.read_config = lambda *_: {QUICK!r}
 from methods.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
