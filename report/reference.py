@@ -39,7 +39,7 @@ def publish(paths: list[Path], folder: Path = FOLDER, root: Path = ROOT) -> list
     """
     configurations = _configurations(root)
     there = sorted((folder / "cells").glob("*.json"))
-    published = {path: cell for path, cell in zip(there, read_cells(there) if there else [], strict=True)}
+    published = dict(zip(there, read_cells(there) if there else [], strict=True))
     for path, cell in published.items():
         _require_named(cell, path, configurations)
     copies = {}

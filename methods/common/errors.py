@@ -21,7 +21,7 @@ def explain(error: OSError) -> str | None:
             f"{where} cannot be a folder, because a file has that name: move the file away and run the same command again."
         )
     if error.errno in (errno.EISDIR, errno.ENOTEMPTY):
-        return f"{where} is a folder and should be a file: move it away and run the same command again."
+        return f"{where} is a folder that is in the way: move it away and run the same command again."
     if error.errno == errno.ENAMETOOLONG:
         return f"{where:.60}... is longer than a name may be: name a shorter one."
     if error.errno == errno.ENOENT:

@@ -118,7 +118,7 @@ def test_a_folder_in_place_of_a_file_is_one_line(tmp_path):
     (tmp_path / "out.json").mkdir()
     with pytest.raises(OSError) as error:
         files.write_json(tmp_path / "out.json", {})
-    assert "is a folder and should be a file: move it away" in explain(error.value)
+    assert "is a folder that is in the way: move it away" in explain(error.value)
 
 
 @pytest.mark.parametrize("below", ["", "runs/fp32"])

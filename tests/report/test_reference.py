@@ -257,8 +257,7 @@ def test_what_readme_found_is_what_the_tables_say():
     for sentence in (
         f"GPTQ loses {interval_of(gptq, ' points on average')}",
         f"with one step loses {row['rtn_4bit']['loss']:.1f}.",
-        f"At 3 bits GPTQ loses {row['gptq_3bit']['loss']:.1f}, and KDLSQ-BERT, which is trained, "
-        f"{interval_of(row['lsq_3bit'])}.",
+        f"GPTQ loses {interval_of(row['gptq_3bit'])}, and KDLSQ-BERT, which is trained, {interval_of(row['lsq_3bit'])}.",
         f"TernaryBERT loses {interval_of(twn, ' points')}",
         f"its file has {low:.2f} MiB where full precision's has {high:.1f}.",
         f"it loses {interval_of(lat)} and trains about twice as long.",

@@ -91,7 +91,7 @@ onstart:
 
 onsuccess:
     print(terminal.results(asked_cells()), file=sys.stderr)
-    if any(job.rule.name == "page" for job in workflow.dag.jobs):
+    if any(job.rule.name in ("page", "partial") for job in workflow.dag.jobs):
         print(f"The page: {os.path.abspath(PAGE)}/index.html", file=sys.stderr)
 
 

@@ -100,6 +100,7 @@ def test_partial_makes_the_page_of_what_exists_and_says_what_failed(project):
     done = snakemake(project, "partial", "--cores", "1", methods=("fp32", "lsq_4bit"))
     (project / "aside.json").rename(project / "results/fp32_rte.json")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert f"The page: {project}/report/html/demo/index.html" in done.stdout + done.stderr
     page = (project / PAGE).read_text()
     assert "2 cells failed: fp32 on rte, lsq_4bit on rte." in page, "without a cell there is no title"
     assert "failed: The disk is full" in page
