@@ -17,7 +17,7 @@ MIRROR = "mirror"  # what `snakemake prefetch` fills
 def make(folder: Path, words: list[str], cores: int, own: Iterable[str] = ()) -> None:
     """Run Snakemake with these words and `folder` as its working directory; what is there already is taken up again.
 
-    `own` are paths of the user's files, which are found there as they are here.
+    `own` are paths of the user's files; relative ones are linked into the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in own:
@@ -32,6 +32,7 @@ def make(folder: Path, words: list[str], cores: int, own: Iterable[str] = ()) ->
 
 
 def _link(folder: Path, path: str) -> None:
+    """Make a relative path lead to the same file from `folder`; a file that is there already is never touched."""
     if Path(path).is_absolute() or folder.resolve() == Path.cwd():
         return
     if ".." in Path(path).parts:
@@ -39,7 +40,9 @@ def _link(folder: Path, path: str) -> None:
     link = folder / path
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.exists() and not link.is_symlink():
-        raise UserError(f"{link} is in the place of {path}: move it away, or name another folder with --out.")
+        raise UserError(
+            f"{link} exists, and {path} should be linked there: move it away, or name another folder with --out."
+        )
     link.unlink(missing_ok=True)
     link.symlink_to(Path(path).resolve())
 

@@ -372,7 +372,7 @@ def load(config: dict | None = None) -> Catalogue:
 
 
 def _is_another_base(own, of_preset) -> bool:
-    """Return whether a base model takes over nothing of the preset's, such as its checksum: it is from elsewhere."""
+    """Return whether `own` names another model than the preset's base, so that nothing of that applies to it."""
     if not isinstance(own, dict) or not isinstance(of_preset, dict):
         return False
     return any(key in own and own[key] != of_preset.get(key) for key in ("source", "id", "path"))

@@ -37,8 +37,8 @@ class Session:
         self._engine = self._library.engine_open(plan.model, wanted.encode(), self.threads, error, abi.ERROR)
         if not self._engine:
             raise Unsupported(f"{path}: {error.value.decode()}.")
-        self._lock = threading.Lock()  # one call at a time, and none while the model is let go
-        self._close = weakref.finalize(self, _let_go, self._library, self._engine, self._lock, os.getpid())
+        self._lock = threading.Lock()  # one call at a time, and none while the engine is closed
+        self._close = weakref.finalize(self, _close_engine, self._library, self._engine, self._lock, os.getpid())
         self.kernels = self._library.engine_set(self._engine).decode()
 
     def __call__(self, ids: np.ndarray, ends: np.ndarray, first: np.ndarray) -> list[np.ndarray]:
@@ -105,8 +105,8 @@ class Session:
         self.close()
 
 
-def _let_go(library: ctypes.CDLL, engine: int, lock: threading.Lock, owner: int) -> None:
-    """Let the engine go when nothing runs in it. A forked child has none of its threads, and leaves it to the parent."""
+def _close_engine(library: ctypes.CDLL, engine: int, lock: threading.Lock, owner: int) -> None:
+    """Close the engine once no call runs in it. A forked child has none of its threads and leaves it to the parent."""
     if os.getpid() == owner:
         with lock:
             library.engine_close(engine)

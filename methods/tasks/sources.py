@@ -58,15 +58,15 @@ def rows(request: dict) -> dict[str, kinds.Columns]:
 
 
 def _held_out(train: kinds.Columns, texts: list[str], share: float) -> set[int]:
-    """Return the rows to hold out, some `share` of all, the same for every method and seed.
+    """Return the rows to hold out, about `share` of all and the same for every method and seed.
 
-    Rows with a text in common, such as the questions on one passage, stay on one side: of all text columns, those of the
-    one that repeats itself most. A text of more rows than are held out cannot stay together, and its column does not count.
+    Rows with equal text in the column that repeats itself most, such as questions on one passage, stay on one side. A column
+    is ignored where one text has more rows than are held out.
     """
     total = len(train[texts[0]])
     wanted = round(share * total)
     if not 0 < wanted < total:
-        raise UserError(f"data.held_out: {share} of {total} training rows leaves no row on one side: name another share.")
+        raise UserError(f"data.held_out: {share} of {total} training rows leaves one side empty: choose another share.")
     together = [list(_rows_by_value(train[name]).values()) for name in texts]
     together = [groups for groups in together if max(map(len, groups)) <= wanted]
     groups = min(together, key=len, default=[[row] for row in range(total)])

@@ -161,7 +161,7 @@ def _needed(module: str):
 def _writing(folder: Path) -> Iterator[Path]:
     """Yield a folder that becomes `folder`, once everything in it is written and right."""
     if not folder.name:
-        raise UserError(f"{folder} has no name of its own: name a new folder.")
+        raise UserError(f"{folder} is no new folder: name one, such as exported.")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty: name a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)

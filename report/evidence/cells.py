@@ -47,7 +47,7 @@ SHARED = {
 }
 
 
-TOLD_BY_ABSENCE = ("data augmentation",)  # a run without it differs from one with it
+ABSENCE_DIFFERS = ("data augmentation",)  # a run without it is not averaged with one that has it
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _check_alike(runs: list[Run], primary: str) -> None:
         values = {}
         for run in runs:
             value = _value_at(run.record, place)
-            if value is not None or name in TOLD_BY_ABSENCE:
+            if value is not None or name in ABSENCE_DIFFERS:
                 values.setdefault(json.dumps(value, sort_keys=True), []).append(run)
         if len(values) > 1:
             (value, (a, *_)), (other, (b, *_)), *_ = values.items()

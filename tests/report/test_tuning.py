@@ -96,7 +96,7 @@ def test_files_of_the_users_own_are_found_in_the_other_folder(tmp_path, monkeypa
     making.make(tmp_path, [], 1, ["data/train.csv"])  # the folder of the user's own files
     (folder / "data/mine.csv").write_text("made by somebody")
     (tmp_path / "data/mine.csv").write_text("text,label\n")
-    with pytest.raises(UserError, match=r"is in the place of data/mine.csv"):
+    with pytest.raises(UserError, match=r"exists, and data/mine.csv should be linked there"):
         making.make(folder, [], 1, ["data/mine.csv"])
     assert (tmp_path / "data/train.csv").read_text() == "text,label\n"
     assert (folder / "data/mine.csv").read_text() == "made by somebody"

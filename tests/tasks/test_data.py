@@ -145,7 +145,7 @@ def test_questions_on_one_passage_are_held_out_together():
 
 @pytest.mark.parametrize("share", [0.01, 0.99])
 def test_a_share_that_leaves_no_row_on_a_side_is_one_line(share):
-    with pytest.raises(UserError, match=r"data.held_out: 0\.\d+ of 12 training rows leaves no row on one side"):
+    with pytest.raises(UserError, match=r"data.held_out: 0\.\d+ of 12 training rows leaves one side empty"):
         held_out([f"passage {row}" for row in range(12)], share)
 
 
