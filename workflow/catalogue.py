@@ -303,6 +303,11 @@ class Catalogue:
         sources = PRETRAINING_SOURCES if base["source"] == "generated" else IMPORT_SOURCES
         return {"base": base, "mirror": self.config["data"]["mirror"], "code": digest(*sources)}
 
+    def sources(self, method: str, task: str) -> dict:
+        """Return the requests of the base model and of the rows that a run reads."""
+        augmented = self.augmentation(method, task) is not None
+        return {"base": self.request_base(task), "data": self.request_data(task, augmented)}
+
     def repositories(self) -> list[dict]:
         """The hub repositories of this preset, for a mirror: type, id, revision and the folders needed of each."""
         found = {}
@@ -395,7 +400,7 @@ def read_yaml(path: Path) -> dict:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
-        raise UserError(f"{name} cannot be read ({error.strerror}): put the file back.") from None
+        raise UserError(f"{name} cannot be read ({error.strerror}): restore it, or name another file.") from None
     value = {} if value is None else value
     if not isinstance(value, dict):
         raise UserError(f"{name} must hold `key: value` lines, and not {type(value).__name__} alone: see config/README.md.")

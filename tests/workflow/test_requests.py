@@ -184,5 +184,5 @@ def test_requests_of_hundreds_of_runs_take_no_second():
     found = catalogue.load({"preset": "paper"})
     started = time.process_time()
     for seed in range(300):
-        found.request("tws_1bit", "rte", seed)
+        found.request("tws_1bit", "rte", seed), found.sources("tws_1bit", "rte")
     assert time.process_time() - started < 1

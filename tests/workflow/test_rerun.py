@@ -376,6 +376,17 @@ def test_a_lost_run_json_is_made_again_without_training(made):
 
 
 @pytest.mark.slow
+def test_runs_of_another_base_are_never_good_for_one_that_fails(made):
+    run = made / "results/demo/runs/fp32/sst2/1/run.json"
+    before = run.read_bytes()
+    for target in ("all", "all", "results/fp32_sst2.json"):  # Snakemake removes the base at the first, and no run is newer
+        failed = run_in(made, *ALL[:3], target, *ALL[4:], "--config", "base={source: folder, path: nowhere}", check=False)
+        assert failed.returncode != 0 and "'nowhere' is no folder" in failed.stdout + failed.stderr, target
+    run_in(made, *ALL)
+    assert run.read_bytes() == before
+
+
+@pytest.mark.slow
 def test_a_fresh_clone_with_copied_results_reruns_nothing(made, tmp_path):
     copy_project(tmp_path)
     shutil.copy(made / "methods/scoring/metrics.py", tmp_path / "methods/scoring")  # which a test above has changed

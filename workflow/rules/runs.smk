@@ -106,6 +106,9 @@ rule run:
         checkpoint_seconds=60,
     params:
         request=lambda wildcards: catalogues.dump(CATALOGUE.request(wildcards.method, wildcards.task, int(wildcards.seed))),
+        # Named, because Snakemake asks nothing of a missing file as long as what was made from it is there: after a base
+        # that failed, `all` would find the runs of another base good.
+        sources=lambda wildcards: catalogues.dump(CATALOGUE.sources(wildcards.method, wildcards.task)),
         ancestors=ancestor_options,
         plan=PLAN,
     message:
