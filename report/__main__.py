@@ -44,9 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     text = "results/PRESET, whose texts of generated data are shown where they exist"
     page.add_argument("--results", type=Path, metavar="DIR", help=text)
     page.add_argument("--texts", action="store_true", help="also show texts of real data; mind the data sets' licences")
-    page.add_argument(
-        "--logs", type=Path, metavar="DIR", help="logs of the runs: cells may be missing, logs give the reason"
-    )
+    text = "results/PRESET: cells may be missing, or of runs that are being made again, and logs there give the reason"
+    page.add_argument("--work", type=Path, metavar="DIR", help=text)
     page.set_defaults(make=_make_page)
 
     verify = commands.add_parser("verify", help="make a cell again and compare it with the reference", description=VERIFY)
@@ -82,12 +81,12 @@ def main(arguments: list[str] | None = None) -> int:
     reference.set_defaults(make=_publish)
 
     failed = commands.add_parser("failures", help="print why cells are missing: a run or one of its ancestors failed")
-    failed.add_argument("--logs", type=Path, required=True, metavar="DIR", help="logs of the runs")
+    failed.add_argument("--work", type=Path, required=True, metavar="DIR", help="results/PRESET, with the runs and logs")
     failed.set_defaults(make=_print_failures)
 
     for command in (page, failed):
         text = "methods that each method descends from, nearest first, as JSON"
-        command.add_argument("--preset", help="whose cells and logs these are: another preset's cell counts as missing")
+        command.add_argument("--preset", help="whose cells these are: another preset's cell counts as missing")
         command.add_argument("--ancestors", type=_json_object, default={}, metavar="JSON", help=text)
         command.add_argument("cells", type=Path, nargs="*", metavar="CELL", help="results/METHOD_TASK.json")
 
@@ -142,8 +141,8 @@ def _make_page(options: argparse.Namespace) -> None:
     from report.page.page import render
     from report.tables.exports import export
 
-    absent = missing(options.cells, options.preset) if options.logs else []
-    failed = failures(absent, options.logs, options.ancestors)
+    absent = missing(options.cells, options.preset, options.work, options.ancestors) if options.work else []
+    failed = failures(absent, options.work, options.ancestors)
     if options.cells and len(absent) == len(options.cells):
         _say(failed)
     cells = read_cells([path for path in options.cells if path not in absent])
@@ -227,7 +226,8 @@ def _publish(options: argparse.Namespace) -> None:
 def _print_failures(options: argparse.Namespace) -> None:
     from report.evidence.reading import failures, missing
 
-    _say(failures(missing(options.cells, options.preset), options.logs, options.ancestors))
+    absent = missing(options.cells, options.preset, options.work, options.ancestors)
+    _say(failures(absent, options.work, options.ancestors))
 
 
 def _say(failed: dict[tuple[str, str], str]) -> None:

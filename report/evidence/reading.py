@@ -10,28 +10,35 @@ from report.evidence.cores import on_all_cores
 from report.evidence.outcomes import unpack
 
 
-def missing(paths: list[Path], preset: str | None) -> list[Path]:
-    """Return the paths where there is no cell, or one of another preset: cells of all presets have the same names."""
-    return [path for path in paths if not path.exists() or (preset and _preset_of(path) not in (None, preset))]
+def missing(paths: list[Path], preset: str | None, work: Path, ancestors: dict[str, list[str]]) -> list[Path]:
+    """Return the paths where there is no cell, one of another preset, or one of runs that are being made again.
+
+    Cells of all presets have the same names. `work` is results/PRESET; `ancestors` are a method's.
+    """
+    return [path for path in paths if not path.exists() or _is_of_others(path, preset, work, ancestors)]
 
 
-def _preset_of(path: Path) -> str | None:
+def _is_of_others(path: Path, preset: str | None, work: Path, ancestors: dict[str, list[str]]) -> bool:
     try:
-        return read_json(path)["request"]["preset"]
-    except (UserError, LookupError, TypeError):  # damaged: whoever reads it says so
-        return None
+        cell = read_json(path)
+        of_cell, seeds = cell["request"]["preset"], [int(seed["seed"]) for seed in cell["measured"]["seeds"]]
+    except (UserError, LookupError, TypeError, ValueError):  # damaged: whoever reads it says so
+        return False
+    method, _, task = path.stem.rpartition("_")
+    runs = [work / "runs" / name / task / str(seed) for name in (method, *ancestors.get(method, [])) for seed in seeds]
+    return bool(preset and of_cell != preset) or any(run.is_dir() and not (run / "run.json").exists() for run in runs)
 
 
-def failures(paths: list[Path], logs: Path, ancestors: dict[str, list[str]]) -> dict[tuple[str, str], str]:
+def failures(paths: list[Path], work: Path, ancestors: dict[str, list[str]]) -> dict[tuple[str, str], str]:
     """Return {(method, task): reason} for the missing cells of which a run, or an ancestor of one, failed.
 
-    The reason is the last line of the log. `ancestors` are a method's, nearest first.
+    The reason is the last line of the log. `work` is results/PRESET; `ancestors` are a method's, nearest first.
     """
     reasons = {}
     for path in paths:
         method, _, task = path.stem.rpartition("_")
         for name in (method, *ancestors.get(method, [])):
-            if (method, task) not in reasons and (line := _failure(logs / name / task)):
+            if (method, task) not in reasons and (line := _failure(work / "logs" / name / task)):
                 reasons[method, task] = line if name == method else f"its ancestor {name} failed: {line}"
     return reasons
 

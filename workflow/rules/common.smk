@@ -144,7 +144,7 @@ RUNS = CATALOGUE.runs(CATALOGUE.config["methods"], CATALOGUE.config["tasks"])
 
 # Options of the commands that say why a cell is missing.
 LINEAGE = {method: CATALOGUE.lineage(method) for method in CATALOGUE.methods}
-WHY_MISSING = f"--preset {PRESET} --logs results/{PRESET}/logs --ancestors {shlex.quote(catalogues.dump(LINEAGE))}"
+WHY_MISSING = f"--preset {PRESET} --work results/{PRESET} --ancestors {shlex.quote(catalogues.dump(LINEAGE))}"
 
 # Options of the command that makes the page.
 PAGE_OPTIONS = f"--margin {CATALOGUE.config['report']['margin']} --results results/{PRESET}"
