@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import sys
 import time
@@ -52,7 +53,7 @@ def atomic(path: Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_litter(path.parent, path.name)
-    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         yield temporary
         _fsync(temporary)
@@ -62,13 +63,18 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def temporary_of(path: Path) -> Path:
+    """Return where this process writes what becomes `path`, a file or a folder."""
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+
+
 def remove_litter(folder: Path, name: str = "") -> None:
-    """Remove the temporary files of writers that were killed on this machine: all in a folder, or those of one file."""
+    """Remove what writers that were killed on this machine left: all in a folder, or of one file or folder in it."""
     with contextlib.suppress(OSError):
         for path in Path(folder).glob(".*.tmp"):
             match = TEMPORARY.fullmatch(path.name)
             if match and match["host"] == HOST and name in ("", match["name"]) and not _is_alive(int(match["pid"])):
-                path.unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _is_alive(pid: int) -> bool:

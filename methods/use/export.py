@@ -165,7 +165,8 @@ def _writing(folder: Path) -> Iterator[Path]:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty: name a new folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    files.remove_litter(folder.parent, folder.name)
+    work = files.temporary_of(folder)
     work.mkdir()
     try:
         yield work

@@ -234,5 +234,6 @@ def test_the_temporary_file_of_a_killed_writer_goes_with_the_next_write(tmp_path
         "a.json", f".b.json.{files.HOST}.{os.getpid()}.tmp", ".a.json.elsewhere.999999999.tmp",
         f".c.json.{files.HOST}.999999999.tmp",
     }  # fmt: skip
+    (tmp_path / f".d.{files.HOST}.999999999.tmp/half").mkdir(parents=True)  # of what writes folders
     files.remove_litter(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == left - {f".c.json.{files.HOST}.999999999.tmp"}
