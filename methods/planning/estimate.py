@@ -13,7 +13,8 @@ import torch
 from methods.common.errors import UserError
 from methods.common.schedule import START
 from methods.engine.session import available_cores
-from methods.planning.rehearsal import Cost, Costs, Measured, Rehearsal, Shapes
+from methods.planning.costs import Cost, Costs
+from methods.planning.rehearsal import Measured, Rehearsal, Shapes
 from methods.planning.rows import TaskRows, rows_of
 from methods.tasks.data import BUCKETS
 from methods.training import teaching

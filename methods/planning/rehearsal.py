@@ -1,21 +1,19 @@
 """The costs of every kind of run, measured: its model is made, its stages take some steps each, its file is written.
 
-The weights are random and the rows are noise; the shapes are those of the real runs, so the time is. Costs grow with tokens,
-and faster with the width of a batch, in which attention is square: a few shapes of batches give three numbers for each cost.
+The weights are random and the rows are noise; the shapes are those of the real runs, so the time is.
 
 Methods whose recipes differ in numbers that change no work (rates, epochs, bits) are one kind, and measured once.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import gc
 import importlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +24,13 @@ from methods.common import files, provenance
 from methods.kernel import fusing, products
 from methods.model import artifact
 from methods.model.encoder import build
+from methods.planning.costs import HOOKS, Cost, Costs, Hook, between, fitted
+from methods.planning.memory import peak, reset_peak, trim
+from methods.planning.stand_ins import SAMPLES, Enough, FewRows, FirstOnly
 from methods.tasks import kinds
 from methods.training import compiling, optimizers, teaching, trainer
 from methods.training.ancestors import ALLOCATION, LATENT, Ancestor
 from methods.training.context import Context
-from methods.training.loader import Loader
 from methods.training.recipe import Optimization, Stage
 from methods.training.trainer import Trainer
 from methods.use.bench.models import HEADER
@@ -40,151 +40,9 @@ KIND = kinds.of("classification")
 LEAST = 0.4  # seconds that a shape is timed for, after one untimed call
 MOST = 5  # timed calls of a shape
 STAGES = 3  # of one run that are measured all; of more only the first and the last, and the others lie between
-HOOKS = (10, 20)  # steps of the two short stages in which a hook's work is counted
-SAMPLES = (2, 8)  # rows of a batch that a method looks at before it trains, in two rehearsals
 SAMPLED = 32  # rows of such a batch in a run
-ENDLESS = 10**9  # more rows than any method looks at
 SCHEDULE = {one.name for one in dataclasses.fields(Optimization)} - {"optimizer"}
 SAME_WORK = {*SCHEDULE, "terms", "bits"}  # keys of a recipe below which numbers change no work
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of a call: a fixed part, and parts that grow with its tokens and with tokens times width."""
-
-    fixed: float
-    per_token: float
-    per_token_and_width: float = 0.0
-
-    def of(self, tokens: float, width: float) -> float:
-        return self.fixed + self.per_token * tokens + self.per_token_and_width * tokens * width
-
-
-@dataclass(frozen=True)
-class Hook:
-    """The seconds that a method works between steps."""
-
-    every_step: float
-    event: float  # seconds of a time that it does more
-    events: tuple[int, int]  # how often it does in stages of HOOKS steps
-    batches: int = 0  # of training rows that it reads each time, at most
-    batch_rows: int = 1
-    per_token: float = 0.0  # seconds for each of their tokens
-
-    def of(self, steps: int, rows: int, width: float) -> float:
-        """Return the seconds in a stage of so many steps on so many rows."""
-        short, longer = HOOKS
-        each = (self.events[1] - self.events[0]) / (longer - short)
-        events = max(0.0, self.events[1] + each * (steps - longer))
-        batches = min(self.batches, -(-rows // self.batch_rows))
-        return self.every_step * steps + events * (self.event + self.per_token * batches * self.batch_rows * width)
-
-
-@dataclass(frozen=True)
-class Costs:
-    """All that a kind of run costs."""
-
-    setup: Cost  # of the tokens of a row: methods that look at rows before they train take longer where these are long
-    steps: tuple[Cost, ...]  # of each stage
-    hooks: tuple[Hook | None, ...]
-    look: Cost  # at rows of the dev set, in the precision of training
-    score: Cost  # the same in full precision
-    allocation: float
-    write: float
-    read: float
-    file_bytes: int
-    latent_bytes: int
-    memory: Cost  # bytes of tokens in place of seconds
-    kept: tuple[float, float, float] = (0.0, 0.0, 0.0)  # bytes of what the teacher shows of a row, by powers of its tokens
-
-
-class Enough(Exception):
-    """A hook has been timed: the rest of its work is only counted."""
-
-
-@dataclass
-class Ledger:
-    """What a method reads of the training rows beside its steps."""
-
-    used: bool = False
-    sampled: bool = False
-    closed: bool = False
-    batches: int = 0
-    batch_rows: int = 1
-    seconds: float = 0.0  # of one batch of these
-
-
-@dataclass(frozen=True)
-class FewRows(Loader):
-    """A loader of few rows that seems to have many: of the batches that a method reads beside its steps it gives two."""
-
-    ledger: Ledger = field(default_factory=Ledger)
-    sample_rows: int = SAMPLES[0]
-
-    def epoch(self, batch_size: int, number: int) -> "Batches":
-        self._note()
-        return Batches(self, batch_size, ENDLESS // batch_size)
-
-    def batch(self, rows: np.ndarray) -> dict:
-        self._note()
-        return super().batch(rows % len(self))
-
-    def in_order(self, batch_size: int) -> Iterator[np.ndarray]:
-        return iter([np.arange(len(self))])
-
-    def sample(self, batch_size: int) -> Iterator[dict]:
-        self.ledger.sampled = True
-        for _ in range(-(-len(self) // self.sample_rows)):
-            yield super().batch(np.arange(self.sample_rows) % len(self))
-
-    def _note(self) -> None:
-        self.ledger.used = True
-        if self.ledger.closed:
-            raise Enough
-
-
-@dataclass(frozen=True)
-class Batches(Sequence):
-    """Many batches, of which only the first two are given and the second is timed."""
-
-    loader: FewRows
-    rows: int
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, place):
-        if isinstance(place, slice):
-            return dataclasses.replace(self, count=len(range(*place.indices(self.count))))
-        return np.arange(self.rows)
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        ledger = self.loader.ledger
-        yield self[0]
-        if self.count > 1:
-            started = time.process_time()
-            yield self[1]
-            ledger.seconds = time.process_time() - started
-        ledger.batches, ledger.batch_rows = self.count, self.rows
-
-
-class FirstOnly:
-    """A journal that answers every question as the first one, and counts them.
-
-    Numbers rise a little with each question: a search that finds nothing worth its bits makes models that nobody plans.
-    """
-
-    def __init__(self):
-        self.count, self.seconds, self.answer = 0, 0.0, None
-
-    def once(self, question: str, compute: Callable[[], object]):
-        self.count += 1
-        if self.count == 1:
-            started = time.perf_counter()
-            self.answer = json.loads(json.dumps(compute()))
-            self.seconds = time.perf_counter() - started
-        return self.answer + 1e-6 * (self.count - 1) if isinstance(self.answer, float) else self.answer
 
 
 @dataclass(frozen=True)
@@ -281,7 +139,7 @@ class Rehearsal:
         """Measure the first of the methods of a kind, and count the steps of all of them."""
         method = members[0]
         gc.collect()
-        _trim()
+        trim()
         before = provenance.resident_bytes() or 0
         (student, context), setup = self._student(method, tasks[0], SAMPLES[0])
         width, slope = self.shapes.many[1], 0.0
@@ -341,7 +199,7 @@ class Rehearsal:
         if len(stages) > STAGES:
             first, last = steps[0], steps[-1]
             shares = [number / (len(stages) - 1) for number in range(len(stages))]
-            steps = [_between(first, last, share) for share in shares]
+            steps = [between(first, last, share) for share in shares]
             hooks = [hooks[0] if stage.on_step else None for stage in stages]
         return tuple(steps), tuple(hooks), memory, self._kept(learning, stages)
 
@@ -369,9 +227,9 @@ class Rehearsal:
                 optimizer.step()
                 return sums.tolist()
 
-            _reset_peak()
+            reset_peak()
             times[rows, width] = self._fastest(step)
-            peaks[rows, width] = _peak()
+            peaks[rows, width] = peak()
         return fitted(times), peaks
 
     def _memory(self, student: nn.Module, before: int, peaks: dict) -> Cost:
@@ -502,23 +360,6 @@ def without_numbers(value, below: bool = False):
     return "number" if below and is_number else value
 
 
-def fitted(times: dict[tuple[int, int], float]) -> Cost:
-    """Return the cost that these times of (rows, width) fit best, with no negative part."""
-    from scipy.optimize import nnls
-
-    shapes = list(times)
-    terms = [[1.0, rows * width, rows * width * width][: len(shapes)] for rows, width in shapes]
-    scaled = np.asarray(terms) / np.asarray([times[shape] for shape in shapes])[:, None]  # relative errors count alike
-    weights = np.abs(scaled).max(0)
-    found, _ = nnls(scaled / weights, np.ones(len(shapes)))
-    return Cost(*map(float, found / weights))
-
-
-def _between(first: Cost, last: Cost, share: float) -> Cost:
-    pairs = zip(dataclasses.astuple(first), dataclasses.astuple(last), strict=True)
-    return Cost(*((1 - share) * a + share * b for a, b in pairs))
-
-
 def _bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
@@ -526,27 +367,3 @@ def _bytes(model: nn.Module) -> int:
 def _versions(model: nn.Module) -> int:
     """Return a number that changes where a tensor of a model is written to."""
     return sum(tensor._version for tensor in (*model.parameters(), *model.buffers()))
-
-
-def _reset_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        return
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def _peak() -> int:
-    """Return the most bytes since the last reset: of the GPU, or of this process where the system tells."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    return 0
-
-
-def _trim() -> None:
-    """Give freed memory back to the system, so that what the next kind takes can be seen."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

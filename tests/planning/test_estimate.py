@@ -10,8 +10,9 @@ from pyarrow import parquet
 
 from methods.common.errors import UserError
 from methods.planning import estimate, page
+from methods.planning.costs import Cost, Costs, Hook, fitted
 from methods.planning.estimate import longest_line, run_seconds, shapes_for
-from methods.planning.rehearsal import Cost, Costs, Hook, Measured, fitted, without_numbers
+from methods.planning.rehearsal import Measured, without_numbers
 from methods.planning.rows import Rows, TaskRows, rows_of
 from workflow import catalogue
 

@@ -12,8 +12,10 @@ from methods.__main__ import main
 from methods.fp32 import Recipe, stages
 from methods.model.encoder import build
 from methods.planning import rehearsal
-from methods.planning.rehearsal import HOOKS, KIND, FewRows, Rehearsal, Shapes
+from methods.planning.costs import HOOKS
+from methods.planning.rehearsal import KIND, Rehearsal, Shapes
 from methods.planning.rows import Rows
+from methods.planning.stand_ins import FewRows
 from methods.training.loader import Loader
 from methods.training.trainer import Trainer
 from methods.use.bench.timing import random_rows
