@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(workflow.current_basedir))
-from workflow import catalogue as catalogues, terminal
+from workflow import catalogue as catalogues, documents, terminal
 
 # A graph of a thousand jobs is made of objects that all live on: looking for garbage among them takes a tenth of its time.
 gc.set_threshold(100_000, 50, 100)

@@ -189,14 +189,14 @@ def _verify(options: argparse.Namespace) -> int:
 def _tune(options: argparse.Namespace) -> None:
     from report import making, tuning
     from report.evidence.reading import read_cells
-    from workflow import catalogue
+    from workflow import catalogue, documents
 
     config = catalogue.read_config(options.configfile, options.preset)
     catalogue.load(config)  # what is wrong with it is said before any of it is used
     mirror = making.mirror_of(options.mirror, config)
     settings = {"data": {"held_out": options.held_out, **({"mirror": mirror} if mirror else {})}}
     settings |= {"seeds": options.seeds} if options.seeds else {}
-    settings = catalogue.merge(config, settings)
+    settings = documents.merge(config, settings)
     tried: dict[str, list] = {}
     for key, *values in options.tried:
         tried[key] = [*tried.get(key, []), *map(_value, values)]

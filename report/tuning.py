@@ -20,6 +20,7 @@ from report.evidence.comparison import compare
 from report.evidence.verdicts import judge
 from report.wording import count, metric_title, plural, points
 from workflow import catalogue as catalogues
+from workflow import documents
 
 SOURCE = "tried on held-out training rows"
 UNNAMED = "default"  # what the method's own row shows of an entry that its recipe leaves out
@@ -61,10 +62,10 @@ def plan(cell: str, tried: Mapping[str, Sequence], config: dict) -> Tuning:
     if not written:
         raise UserError(f"Nothing to try: {_words(own)} is what the recipe of {method} has already.")
     if method in ((catalogue.config["augmentation"] or {}).get("methods") or ()):
-        config = catalogues.merge(
+        config = documents.merge(
             config, {"augmentation": {"methods": [*catalogue.config["augmentation"]["methods"], *written]}}
         )
-    config = catalogues.merge(config, {"stanzas": written, "tasks": [task], "methods": list(names), "latency": False})
+    config = documents.merge(config, {"stanzas": written, "tasks": [task], "methods": list(names), "latency": False})
     catalogues.load(config)  # what is wrong with a value is said before anything runs
     return Tuning(method, task, catalogue.config["preset"], config, names, making.own_paths(catalogue, task))
 

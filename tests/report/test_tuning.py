@@ -13,7 +13,7 @@ from report.__main__ import main
 from report.evidence.reading import read_cells
 from tests.fixtures import cells as fixture
 from tests.fixtures.workflow import TINY
-from workflow import catalogue
+from workflow import catalogue, documents
 
 SETTINGS = {"preset": "small", "data": {"held_out": 0.2}}
 
@@ -114,7 +114,7 @@ def test_the_files_of_a_task_belong_to_its_trials(monkeypatch):
 
 
 def test_trials_of_a_method_with_augmented_rows_have_them_too():
-    settings = catalogue.merge(SETTINGS, {"augmentation": {"methods": ["lsq_4bit"], "tasks": ["rte"]}})
+    settings = documents.merge(SETTINGS, {"augmentation": {"methods": ["lsq_4bit"], "tasks": ["rte"]}})
     found = catalogue.load(tuning.plan("lsq_4bit_rte", {"lr": [2e-5]}, settings).config)
     assert all(found.augmentation(name, "rte") for name in ("lsq_4bit", "lsq_4bit_lr_2em05"))
     assert not found.augmentation("lsq_8bit", "rte")

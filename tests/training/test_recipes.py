@@ -17,7 +17,7 @@ from methods.kernel import quantizers
 from methods.model import edits
 from methods.training import objective
 from tests.fixtures.runs_of_methods import CATALOGUE
-from workflow import catalogue, stanzas
+from workflow import catalogue, documents, stanzas
 
 SOURCE = "ours, for a test"
 METHODS = catalogue.ROOT / "config/methods"
@@ -338,7 +338,7 @@ def test_a_child_replaces_entries_and_takes_some_out(read):
 
 
 def test_every_stanza_of_the_catalogue_passes():
-    found = stanzas.read(METHODS, catalogue.read_yaml)
+    found = stanzas.read(METHODS, documents.read_yaml)
     assert len(found) > 30
     assert all(len(entry[-1]) >= 4 for one in found.values() for entry in one["recipe"].values())
 

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from methods.common.errors import UserError
-from workflow import catalogue, stanzas
+from workflow import catalogue, documents, stanzas
 
 DEMO = {"preset": "demo"}
 
@@ -75,7 +75,7 @@ def test_students_have_their_own_epochs_where_the_budget_says_so():
     ],
 )
 def test_what_stands_on_the_command_line_means_what_it_would_in_the_file(given, meant):
-    assert catalogue.typed(given) == meant
+    assert documents.typed(given) == meant
 
 
 def test_teachers_have_one_seed_and_other_ancestors_their_descendants():
@@ -126,7 +126,7 @@ def test_config_readme_describes_every_key_once():
     """The keys of the schemas and of a stanza, as headings of tables: `| `key` | ...`."""
     told = re.findall(r"^\| `([^`]+)` \|", (catalogue.ROOT / "config/README.md").read_text(encoding="utf-8"), re.M)
     schemas = {
-        name: catalogue.read_yaml(catalogue.ROOT / f"workflow/schemas/{name}.schema.yaml") for name in ("config", "tasks")
+        name: documents.read_yaml(catalogue.ROOT / f"workflow/schemas/{name}.schema.yaml") for name in ("config", "tasks")
     }
     wanted = [key for key in _keys(schemas["config"]["properties"])]
     wanted += [f"tasks: {key}" for key in _keys(schemas["tasks"]["additionalProperties"]["properties"])]

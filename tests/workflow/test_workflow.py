@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.fixtures.workflow import ROOT, TINY, jobs, snakemake
-from workflow import catalogue
+from workflow import catalogue, documents
 
 
 def said(done: subprocess.CompletedProcess) -> str:
@@ -173,7 +173,7 @@ def test_kill_9_in_training_and_the_same_command_give_the_same_bytes(project):
     run = project / "results/demo/runs/fp32/sst2/1"
     names = ("run.json", "last.safetensors", "best.safetensors", "predictions.npz")
     before = {name: (run / name).read_bytes() for name in names}
-    run_request = catalogue.dump(catalogue.load(catalogue.merge({"preset": "demo"}, TINY)).request("fp32", "sst2", 1))
+    run_request = catalogue.dump(catalogue.load(documents.merge({"preset": "demo"}, TINY)).request("fp32", "sst2", 1))
     work = project / "results/demo"
     command = [
         sys.executable,
@@ -322,7 +322,7 @@ def test_the_training_process_imports_neither_datasets_nor_evaluate(project):
         "import sys; sys.argv[1:1] = ['run']; from methods.__main__ import main; main(sys.argv[1:]); "
         "print([name for name in ('datasets', 'evaluate', 'pandas', 'pyarrow') if name in sys.modules])"
     )
-    run_request = catalogue.dump(catalogue.load(catalogue.merge({"preset": "demo"}, TINY)).request("fp32", "sst2", 1))
+    run_request = catalogue.dump(catalogue.load(documents.merge({"preset": "demo"}, TINY)).request("fp32", "sst2", 1))
     work = project / "results/demo"
     words = ["--request", run_request, "--out", str(project / "lean"), "--data", str(work / "data/sst2.safetensors")]
     words += ["--base", str(work / "base.safetensors")]

@@ -3,8 +3,8 @@
 if "{" in str(workflow.current_basedir) or "}" in str(workflow.current_basedir):
     sys.exit("error: Snakemake takes braces in a path for wildcards: rename the project's folder or the one that holds it.")
 try:
-    CONFIG = catalogues.merge(catalogues.read_config(), config)
-    CATALOGUE = catalogues.load(catalogues.merge(CONFIG, catalogues.typed(dict(workflow.config_settings.config))))
+    CONFIG = documents.merge(catalogues.read_config(), config)
+    CATALOGUE = catalogues.load(documents.merge(CONFIG, documents.typed(dict(workflow.config_settings.config))))
     catalogues.check_writable(Path("results"))
 except catalogues.UserError as error:
     sys.exit(f"error: {error}")

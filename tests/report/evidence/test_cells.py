@@ -15,7 +15,7 @@ from report.evidence.comparison import compare
 from report.page.page import render
 from tests.fixtures.cells import latency
 from tests.fixtures.runs import ABOUT, MACHINE, digest, run_record, search_record, write_run
-from workflow import catalogue
+from workflow import documents
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_overrides_are_in_the_command_and_are_read_back_as_they_were():
     text = command("fp32", "rte", "small", overrides)
     words = shlex.split(text)
     assert words[:3] == ["snakemake", "results/fp32_rte.json", "--config"], "target first: --config takes all that follows"
-    assert catalogue.typed(parse_config(words[3:])) == {"preset": "small", **overrides}
+    assert documents.typed(parse_config(words[3:])) == {"preset": "small", **overrides}
     assert "'seeds=[1, 2]'" in text and "primary=best" in text
 
 

@@ -11,7 +11,7 @@ import yaml
 from methods.common.errors import UserError
 from methods.common.files import write_json
 from tests.fixtures import cells as fixture
-from workflow import catalogue
+from workflow import catalogue, documents
 
 ROOT = Path(__file__).resolve().parents[3]
 TASKS = ("cola", "rte")
@@ -86,7 +86,7 @@ def test_the_margin_and_the_texts_reach_the_page_and_remake_it_alone(project):
     ],
 )
 def test_a_wrong_setting_is_one_line(value, line):
-    config = catalogue.merge({"preset": "demo"}, {"report": catalogue.typed(yaml.safe_load(value))})
+    config = documents.merge({"preset": "demo"}, {"report": documents.typed(yaml.safe_load(value))})
     with pytest.raises(UserError) as error:
         catalogue.load(config)
     assert f"error: {error.value}".startswith(line) and "\n" not in str(error.value)
