@@ -13,12 +13,14 @@ from report.evidence.outcomes import unpack
 def missing(paths: list[Path], preset: str | None, work: Path, ancestors: dict[str, list[str]]) -> list[Path]:
     """Return the paths where there is no cell, one of another preset, or one of runs that are being made again.
 
-    Cells of all presets have the same names. `work` is results/PRESET; `ancestors` are a method's.
+    Cells of all presets have the same names. `work` is results/PRESET, where Snakemake removes a run's run.json before it
+    makes the run again; `ancestors` are a method's.
     """
-    return [path for path in paths if not path.exists() or _is_of_others(path, preset, work, ancestors)]
+    return [path for path in paths if not path.exists() or _is_outdated(path, preset, work, ancestors)]
 
 
-def _is_of_others(path: Path, preset: str | None, work: Path, ancestors: dict[str, list[str]]) -> bool:
+def _is_outdated(path: Path, preset: str | None, work: Path, ancestors: dict[str, list[str]]) -> bool:
+    """Return whether a cell is of another preset, or a run of it or of an ancestor is unfinished."""
     try:
         cell = read_json(path)
         of_cell, seeds = cell["request"]["preset"], [int(seed["seed"]) for seed in cell["measured"]["seeds"]]
